@@ -1,0 +1,93 @@
+"""What a scene is: frames (photo + camera + split), points, bounds and the transform that normalised it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from studio.cameras import Cameras
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One posed photo; nothing is decoded until a `PhotoStore` asks for it."""
+
+    name: str
+    """Unique within the scene: the photo's path relative to the scene folder."""
+    image_path: Path
+    camera: Cameras
+    """Batch shape (); intrinsics at the size the photo has on disk."""
+    split: Split
+    mask_path: Path | None = None
+    """A single-channel picture, non-zero (>= 128 of 255) where the photo counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class PointCloud:
+    """Sparse coloured points, such as structure from motion gives."""
+
+    xyz: Float[Tensor, "n 3"]
+    """float32, in the scene's frame."""
+    rgb: Float[Tensor, "n 3"]
+    """float32 in [0, 1], sRGB."""
+
+    def __len__(self) -> int:
+        return self.xyz.shape[0]
+
+
+def _identity() -> Tensor:
+    return torch.eye(4, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A set of posed photos of one place, in OpenCV convention, possibly normalised."""
+
+    name: str
+    root: Path
+    format: str
+    """The reader that understood it: blender, transforms, colmap, llff, or a plugin's name."""
+    frames: tuple[Frame, ...]
+    points: PointCloud | None = None
+    bounds: Float[Tensor, "2 3"] | None = None
+    """Axis-aligned box (min, max corner) that holds the content of interest, where the format tells it."""
+    scene_from_input: Float[Tensor, "4 4"] = field(default_factory=_identity)
+    """float64 similarity (scale * rotation | translation): normalised frame <- the frame of the input files."""
+    notes: tuple[str, ...] = ()
+    """What the reader noticed and decided (missing photos, submodels), one line each, for the user."""
+
+    def split(self, name: Split) -> tuple[Frame, ...]:
+        """The frames of one split, in file order."""
+        return tuple(frame for frame in self.frames if frame.split == name)
+
+    @property
+    def evaluation_split(self) -> Split:
+        """The split that held-out figures are measured on: test, else val, else train."""
+        for name in ("test", "val"):
+            if self.split(name):  # type: ignore[arg-type]
+                return name  # type: ignore[return-value]
+        return "train"
+
+    @property
+    def camera_extent(self) -> float:
+        """Radius of the training cameras: 1.1 x the largest distance from their mean (Kerbl 2023's `cameras_extent`).
+
+        Learning rates and densification thresholds of splatting scale with it.
+        """
+        frames = self.split("train") or self.frames
+        centers = torch.stack([frame.camera.camera_to_world[:3, 3].double() for frame in frames])
+        radius = (centers - centers.mean(dim=0)).norm(dim=-1).max().item()
+        return 1.1 * radius if radius > 0 else 1.0
+
+    @property
+    def input_from_scene(self) -> Float[Tensor, "4 4"]:
+        """float64 similarity that undoes the normalisation; every export applies it."""
+        return torch.linalg.inv(self.scene_from_input)
