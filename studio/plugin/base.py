@@ -1,0 +1,216 @@
+"""The base classes of plugins: `Field` (a scene representation) and `Generator` (a sample model)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from studio.cameras import Cameras
+from studio.plugin.config import PluginConfig
+from studio.scene import PhotoStore, Scene
+
+if TYPE_CHECKING:
+    from studio.datasets import Dataset
+    from studio.plugin.batches import Request
+
+Metrics = Mapping[str, "float | Tensor"]
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """What a Field is built from: the plain facts of a scene, saved with the run so that it loads without the photos."""
+
+    num_train: int = 1
+    """Training photos; per-photo parameters have this many rows."""
+    camera_extent: float = 1.0
+    """`Scene.camera_extent`, in scene units."""
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    """Corners of the box of interest, scene units."""
+    has_alpha: bool = False
+    """Whether the photos carry an alpha channel."""
+    background: tuple[float, float, float] | None = None
+    """Colour that photos with alpha are composited on for evaluation and display (sRGB); None for opaque photos."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SceneInfo:
+        bounds, background = data.get("bounds"), data.get("background")
+        return cls(
+            num_train=int(data["num_train"]),
+            camera_extent=float(data["camera_extent"]),
+            bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
+            has_alpha=bool(data["has_alpha"]),
+            background=None if background is None else tuple(background),
+        )
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a Generator is built from: the plain facts of a data set, saved with the run."""
+
+    sample_shape: tuple[int, ...] = (2,)
+    """Shape of one sample: (d,) for points, (c, h, w) for pictures."""
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
+        return cls(tuple(data["sample_shape"]), data.get("num_classes"), tuple(data.get("class_names", ())))
+
+
+@dataclass
+class TrainingContext:
+    """How a plugin is being trained; handed to `Plugin.setup_training` and kept up to date by the loop."""
+
+    total_steps: int
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    """CPU generator for the plugin's own randomness; the engine saves and restores its state."""
+    budget_seconds: float | None = None
+    """Wall-clock budget; schedules then follow the clock instead of the step count."""
+    elapsed_seconds: float = 0.0
+    """Wall-clock time spent so far, including earlier sessions of a resumed run."""
+
+    def progress(self, step: int) -> float:
+        """Fraction of the training done before `step`, in [0, 1]: what schedules should follow."""
+        by_step = step / max(self.total_steps, 1)
+        by_clock = self.elapsed_seconds / self.budget_seconds if self.budget_seconds else 0.0
+        return min(max(by_step, by_clock), 1.0)
+
+
+class Plugin(nn.Module):
+    """What every plugin class shares. Subclass `Field` or `Generator`, not this.
+
+    Life of a plugin: ``__init__(config, info)`` builds the module (its shapes may still be provisional); `initialize`
+    fills it from the data; `setup_training` makes optimisers; then the engine alternates `batch_request` and
+    `training_step`. A checkpoint is ``state_dict()`` plus `training_state()`; restoring calls `prepare_state` with the
+    saved shapes, then ``load_state_dict``, then, to go on training, `setup_training` and `load_training_state`.
+    """
+
+    def __init__(self, config: PluginConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter or buffer."""
+        tensor = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next(self.buffers(), None)
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    # ---- training ------------------------------------------------------------------------------------------------
+    def setup_training(self, context: TrainingContext) -> None:
+        """Build optimisers and schedules; keep `context` for its progress and random generator."""
+        raise NotImplementedError
+
+    def batch_request(self, step: int) -> Request:
+        """What data `training_step(batch, step)` needs."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, step: int) -> Metrics:
+        """One optimisation step; steps count from 0.
+
+        Returns:
+            Named figures for the log: 'loss' always; 'psnr' (dB) from Fields; anything else is logged as it is. A
+            value may be a tensor; the engine reads it only when it logs.
+        """
+        raise NotImplementedError
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything besides ``state_dict()`` that the next step depends on: optimiser moments, statistics, counters.
+
+        Nested dicts and lists of tensors, numbers, strings, booleans and None.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `training_state`; called after `setup_training`."""
+
+    def prepare_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a saved state whose tensor shapes differ from those at construction (densified splats)."""
+
+    def finish_training(self) -> None:
+        """Called once after the last step, before the final checkpoint."""
+
+    # ---- information ---------------------------------------------------------------------------------------------
+    def networks(self) -> dict[str, nn.Module]:
+        """The parts whose parameter counts `studio info` shows; direct children by default."""
+        return dict(self.named_children())
+
+    def status(self) -> dict[str, int | float | str]:
+        """Live facts for the progress line, such as the number of Gaussians."""
+        return {}
+
+
+class Field(Plugin):
+    """A scene representation that renders from any camera."""
+
+    output_names: ClassVar[tuple[str, ...]] = ("rgb", "depth", "opacity")
+    """What `render` can produce. 'depth' is expected z-depth in scene units; 'median_depth', 'normals' (world frame,
+    unit, camera-facing) and others are optional."""
+    camera_models: ClassVar[tuple[str, ...]] = ("pinhole",)
+    """Camera models that `render` and training accept. Photos of other models are undistorted to pinhole first."""
+
+    def __init__(self, config: PluginConfig, scene_info: SceneInfo) -> None:
+        super().__init__(config)
+        self.scene_info = scene_info
+
+    def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
+        """Set the initial state from the scene: its points, bounds, or the training photos themselves."""
+
+    def render(
+        self,
+        cameras: Cameras,
+        outputs: Sequence[str] = ("rgb",),
+        *,
+        background: Float[Tensor, " 3"] | None = None,
+    ) -> dict[str, Float[Tensor, "*batch h w c"]]:
+        """Render every camera of the batch; without gradients, in the same way as in training and evaluation.
+
+        Args:
+            cameras: Any batch shape, equal sizes.
+            outputs: Names out of `output_names`.
+            background: Linear blend colour behind the scene, sRGB; black when None.
+
+        Returns:
+            One float32 tensor an output: rgb has 3 channels in [0, 1], depth and opacity 1, normals 3.
+        """
+        raise NotImplementedError
+
+    def export(self, format: str, path: Path, *, input_from_scene: Float[Tensor, "4 4"]) -> None:
+        """Write the scene to `path` in a format of `export_formats`, in the frame of the input cameras."""
+        raise NotImplementedError
+
+    export_formats: ClassVar[Mapping[str, str]] = {}
+    """Format name -> one line of help, for `studio export`."""
+
+
+class Generator(Plugin):
+    """A model that draws samples: points, pictures or text."""
+
+    def __init__(self, config: PluginConfig, data_info: DataInfo) -> None:
+        super().__init__(config)
+        self.data_info = data_info
+
+    def initialize(self, dataset: Dataset, generator: torch.Generator) -> None:
+        """Set what depends on the data itself: statistics, vocabularies."""
+
+    def sample(
+        self, n: int, condition: Any = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, n *shape] | list[str]:
+        """Draw `n` samples, without gradients; equal generator states give equal samples."""
+        raise NotImplementedError

@@ -1,0 +1,80 @@
+"""What a plugin asks the engine for at a training step, and what it gets.
+
+A plugin's `batch_request(step)` returns a request; the engine owns the data, its order and its cache, and answers with
+the matching batch. Orders are a function of the seed, so a resumed run sees the same batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from studio.cameras import Cameras
+from studio.scene import Photo
+
+
+@dataclass(frozen=True)
+class PhotoRequest:
+    """Whole photos, each training photo once an epoch in a shuffled order."""
+
+    count: int = 1
+    downscale: int = 1
+    """Area-filtered reduction on top of the run's own `--downscale` (for coarse-to-fine schedules)."""
+
+
+@dataclass(frozen=True)
+class RayRequest:
+    """Single pixels drawn uniformly from all training photos (masked pixels are never drawn)."""
+
+    count: int = 4096
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Samples of a data set, each once an epoch in a shuffled order."""
+
+    count: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoBatch:
+    """Answer to a `PhotoRequest`."""
+
+    photos: tuple[Photo, ...]
+    indices: tuple[int, ...]
+    """Positions in the training split (for per-photo parameters such as exposure)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RayBatch:
+    """Answer to a `RayRequest`; all tensors on the run's device."""
+
+    origins: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n 3"]
+    """Unit vectors, world frame."""
+    rgb: Float[Tensor, "n 3"]
+    """sRGB in [0, 1], straight (not composited)."""
+    alpha: Float[Tensor, "n 1"]
+    """1 where the photo has no alpha channel."""
+    indices: Int[Tensor, " n"]
+    """Position of each ray's photo in the training split."""
+    pixels: Float[Tensor, "n 2"]
+    """(x, y) pixel coordinates, centres at .5."""
+    cameras: tuple[Cameras, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleBatch:
+    """Answer to a `SampleRequest`."""
+
+    x: Float[Tensor, b *shape]
+    """Samples on the run's device; pictures are (b, c, h, w) in [0, 1]."""
+    cond: Any = None
+    """Class labels (b,), captions (list of str), or None."""
+
+
+Request = PhotoRequest | RayRequest | SampleRequest
+Batch = PhotoBatch | RayBatch | SampleBatch

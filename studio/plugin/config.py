@@ -1,0 +1,120 @@
+"""Plugin configuration: one dataclass a plugin, with presets, a checked plain-data form, and helpful errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from studio.errors import StudioError
+
+C = TypeVar("C", bound="PluginConfig")
+
+
+@dataclass
+class PluginConfig:
+    """Base of every plugin's configuration.
+
+    Fields are numbers, strings, booleans, None, tuples of those, `Literal`s, or nested dataclasses; the docstring under
+    a field becomes its help on the command line. Presets are named sets of field values.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Preset name -> field values that differ from the defaults."""
+
+    steps: int = 1000
+    """Training steps."""
+
+    @classmethod
+    def preset(cls: type[C], name: str | None = None) -> C:
+        """The default configuration, or the named preset.
+
+        Raises:
+            StudioError: No preset of this name; the message lists those there are.
+        """
+        if name is None:
+            return cls()
+        if name not in cls.PRESETS:
+            if name == "default":
+                return cls()
+            known = ", ".join(cls.PRESETS) or "none"
+            raise StudioError(f"There is no preset '{name}'; presets: {known}.", fix=_nearest(name, cls.PRESETS))
+        return cls.from_dict(cls.PRESETS[name], source=f"preset {name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (dicts, lists, numbers, strings) that YAML and JSON can hold."""
+        return {f.name: _to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls: type[C], data: Mapping[str, Any], *, source: str = "config") -> C:
+        """Build from plain data; missing fields take their defaults.
+
+        Raises:
+            StudioError: An unknown field or a value of the wrong type, named with `source`.
+        """
+        return _from_plain(cls, data, source)
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean '{close[0]}'?" if close else None
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_to_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _to_plain(v) for k, v in value.items()}
+    return value
+
+
+def _from_plain(cls: Any, data: Mapping[str, Any], source: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise StudioError(f"{source}: expected a mapping of fields, got {type(data).__name__}.")
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    for key in data:
+        if key not in names:
+            raise StudioError(
+                f"{source}: unknown field '{key}'.",
+                fix=_nearest(str(key), names) or f"Fields: {', '.join(sorted(names))}.",
+            )
+    return cls(**{key: _convert(hints[key], value, f"{source}: {key}") for key, value in data.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a StudioError that names the field."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _convert(args[0], value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return _convert(option, value, where)
+            except StudioError:
+                continue
+        raise StudioError(f"{where}: {value!r} does not fit {hint}.")
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise StudioError(f"{where}: {value!r} must be one of {', '.join(map(repr, args))}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, where) for v in value)
+        if len(args) == len(value):
+            return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
+    elif dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _from_plain(hint, value, where)  # type: ignore[arg-type]
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint is Any or (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (hint in (str, bool) and isinstance(value, hint)):
+        return value
+    raise StudioError(f"{where}: {value!r} is not a valid {getattr(hint, '__name__', hint)}.")

@@ -1,0 +1,190 @@
+"""The run folder: everything that one training run leaves behind, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from studio import __version__
+from studio.errors import StudioError
+from studio.files import atomic_write
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the data lies and how it was read; enough to read it again in the same way."""
+
+    path: str
+    """Absolute path of a scene or data set, or ``toy:NAME``."""
+    downscale: float = 1.0
+    reader: dict[str, Any] = field(default_factory=dict)
+    """Options of `studio.readers.load_scene`."""
+    background: str = "auto"
+    """'white', 'black', 'random', or 'auto': white for photos with alpha."""
+    cache_gb: float = 2.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The content of ``config.yaml``: how to make this run again."""
+
+    plugin: str
+    preset: str | None
+    config: dict[str, Any]
+    """The plugin's configuration as plain data."""
+    data: DataSettings
+    info: dict[str, Any]
+    """`SceneInfo` or `DataInfo` as plain data: the plugin is rebuilt from it without the data."""
+    kind: str
+    seed: int = 0
+    device: str = "auto"
+    budget_seconds: float | None = None
+    plugin_distribution: str = ""
+    plugin_version: str = ""
+    studio_version: str = __version__
+
+
+class RunFolder:
+    """A run's folder and the names in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / CONFIG
+        self.scene_file = path / "scene.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.eval_file = path / "eval.json"
+        self.environment_file = path / "environment.json"
+        self.previews = path / "previews"
+        self.checkpoints = path / CHECKPOINTS
+
+    @classmethod
+    def create(cls, root: Path, data_name: str, plugin: str) -> RunFolder:
+        """A new folder ``root/data/plugin/time``; a counter is added when two runs start in one second."""
+        parent = root / data_name / plugin
+        stamp = time.strftime("%Y-%m-%d_%H%M%S")
+        for attempt in range(1000):
+            path = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise StudioError(
+                    f"{path}: the run folder cannot be made ({error.strerror}).",
+                    fix="Choose another place with --output.",
+                ) from error
+            run = cls(path)
+            run.checkpoints.mkdir()
+            run.previews.mkdir()
+            return run
+        raise StudioError(f"{parent}: no free run name for {stamp}.")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run: its folder, or any folder above it, whose newest run is then taken.
+
+        Raises:
+            StudioError: There is no run there.
+        """
+        path = path.expanduser()
+        if (path / CONFIG).is_file():
+            return cls(path)
+        if path.is_file():
+            raise StudioError(f"{path}: a file, not a run folder.", fix="Give the folder that holds config.yaml.")
+        runs = sorted(path.glob(f"**/{CONFIG}"), key=lambda p: p.stat().st_mtime) if path.is_dir() else []
+        if not runs:
+            raise StudioError(
+                f"{path}: there is no run here (no {CONFIG}).", fix="Train one with: studio train PLUGIN DATA"
+            )
+        return cls(runs[-1].parent)
+
+    # ---- configuration -------------------------------------------------------------------------------------------
+    def write_config(self, config: RunConfig) -> None:
+        with atomic_write(self.config_file, "w") as handle:
+            yaml.safe_dump(dataclasses.asdict(config), handle, sort_keys=False, allow_unicode=True)
+        with atomic_write(self.environment_file, "w") as handle:
+            json.dump(_environment(), handle, indent=2)
+
+    def read_config(self) -> RunConfig:
+        """Raises StudioError naming the file and the field when the configuration is damaged."""
+        try:
+            data = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            data["data"] = DataSettings(**data["data"])
+            return RunConfig(**data)
+        except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+            problem = " ".join(str(error).split())
+            raise StudioError(
+                f"{self.config_file}: not a readable run configuration ({problem}).", fix="Train the run again."
+            ) from error
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.safetensors"
+
+    def list_checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.checkpoints.glob("step_*.safetensors"))
+
+    def latest_checkpoint(self) -> Path:
+        """Raises StudioError when the run has none yet."""
+        found = self.list_checkpoints()
+        if not found:
+            raise StudioError(
+                f"{self.path}: the run has no checkpoint yet.",
+                fix="Train it again; it was stopped before its first save.",
+            )
+        return found[-1]
+
+    def prune_checkpoints(self, keep: int) -> None:
+        """Delete all but the newest `keep`."""
+        for path in self.list_checkpoints()[:-keep]:
+            path.unlink(missing_ok=True)
+
+    # ---- metrics -------------------------------------------------------------------------------------------------
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl``; a last line cut off by a kill is dropped."""
+        rows = []
+        if self.metrics_file.is_file():
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    break
+        return rows
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the rows from `step` on: a resumed run writes them again."""
+        rows = [row for row in self.read_metrics() if row["step"] < step]
+        with atomic_write(self.metrics_file, "w") as handle:
+            handle.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _environment() -> dict[str, Any]:
+    from importlib import metadata
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    packages = ("neural-studio", "torch", "numpy", "numba", "gsplat", "imageio", "pillow")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,274 @@
+"""Starting and resuming a training run: from a plugin's name and a path to a trained plugin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studio.datasets import Dataset, load_dataset
+from studio.devices import select
+from studio.errors import StudioError
+from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
+from studio.plugin.config import PluginConfig
+from studio.readers import load_scene
+from studio.registry import find_plugin, load_config_class, load_plugin_class
+from studio.scene import PhotoStore, Scene
+from studio.scene.record import save_scene
+from studio.training.loaded import LoadedRun, build_plugin, photo_store
+from studio.training.loop import LoopSettings, Observer, Trainer, TrainingResult
+from studio.training.observers import MetricsWriter
+from studio.training.randomness import seed_everything
+from studio.training.run import DataSettings, RunConfig, RunFolder
+from studio.training.sources import BatchSource, DatasetSource, SceneSource
+
+COLORS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a user chooses about a run besides the plugin's own configuration."""
+
+    output: Path = Path("runs")
+    """Runs go to OUTPUT/<data>/<plugin>/<time>/."""
+    seed: int = 0
+    device: str = "auto"
+    budget_seconds: float | None = None
+    downscale: float = 1.0
+    background: str = "auto"
+    """'white', 'black', or 'auto': white where photos have alpha."""
+    cache_gb: float = 2.0
+    """Decoded photos kept in memory, GiB."""
+    reader: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `studio.readers.load_scene`."""
+    tensorboard: bool = True
+    log_every: int = 20
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int | None = None
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train: everything is loaded, checked and on its device."""
+
+    run: RunFolder
+    config: RunConfig
+    plugin: Plugin
+    trainer: Trainer
+    scene: Scene | None = None
+    photos: PhotoStore | None = None
+    dataset: Dataset | None = None
+
+    def train(self) -> TrainingResult:
+        return self.trainer.train()
+
+    def loaded(self) -> LoadedRun:
+        """The trained plugin as `open_run` would give it."""
+        return LoadedRun(self.run, self.config, self.plugin, self.trainer.step)
+
+
+def train(
+    plugin: str,
+    data: str | Path,
+    *,
+    preset: str | None = None,
+    config: PluginConfig | None = None,
+    options: TrainOptions | None = None,
+    observers: Sequence[Observer] = (),
+    **overrides: Any,
+) -> LoadedRun:
+    """Train a plugin on a scene or data set and return the trained run.
+
+    Args:
+        plugin: A name of `studio plugins`.
+        data: A folder of posed photos (fields), or a data set (generators).
+        preset: One of the plugin's presets.
+        config: A whole configuration, instead of a preset.
+        options: Seed, device, budget, output folder...
+        observers: Watch the training; `studio.training.observers.ProgressLine()` shows a progress bar.
+        overrides: Single fields of the plugin's configuration, such as ``steps=2000``.
+
+    Raises:
+        StudioError: Bad data, an unknown plugin, preset or field; nothing is left behind then.
+    """
+    options = options or TrainOptions()
+    settings = config or load_config_class(find_plugin(plugin)).preset(preset)
+    if overrides:
+        settings = type(settings).from_dict({**settings.to_dict(), **overrides}, source=plugin)
+    prepared = prepare(plugin, data, settings, options, preset=preset, observers=observers)
+    prepared.train()
+    return prepared.loaded()
+
+
+def prepare(
+    plugin: str,
+    data: str | Path,
+    settings: PluginConfig,
+    options: TrainOptions,
+    *,
+    preset: str | None = None,
+    observers: Sequence[Observer] = (),
+    clock_start: float | None = None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Prepared:
+    """Load and check everything for a new run; the run folder is made last, so bad input leaves nothing behind."""
+    clock_start = time.perf_counter() if clock_start is None else clock_start
+    entry = find_plugin(plugin)
+    assert entry.spec is not None
+    cls = load_plugin_class(entry)
+    device = select(options.device, supported=entry.spec.devices).torch_device
+    where = DataSettings(
+        path=str(data) if str(data).startswith("toy:") else str(Path(data).expanduser().resolve()),
+        downscale=options.downscale,
+        reader=dict(options.reader),
+        background=options.background,
+        cache_gb=options.cache_gb,
+    )
+    seed_everything(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    scene, photos, dataset = _open_data(cls, where)
+    if scene is not None and photos is not None:
+        announce(_describe_scene(scene, photos))
+        info: SceneInfo | DataInfo = _scene_info(scene, photos, options.background)
+    else:
+        assert dataset is not None
+        info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names)
+    config = RunConfig(
+        plugin=plugin,
+        preset=preset,
+        config=settings.to_dict(),
+        data=where,
+        info=info.to_dict(),
+        kind=entry.spec.kind,
+        seed=options.seed,
+        device=options.device,
+        budget_seconds=options.budget_seconds,
+        plugin_distribution=entry.distribution,
+        plugin_version=entry.version,
+    )
+    model = build_plugin(config)
+    # Built on the CPU whatever the device is, so that a seed means the same start everywhere.
+    if isinstance(model, Field):
+        assert scene is not None and photos is not None
+        model.initialize(scene, photos, generator)
+    elif isinstance(model, Generator):
+        assert dataset is not None
+        model.initialize(dataset, generator)
+    model.to(device)
+    run = RunFolder.create(options.output, scene.name if scene else dataset.name if dataset else "data", plugin)
+    run.write_config(config)
+    if scene is not None:
+        save_scene(scene, run.scene_file)
+    source = _source(photos, dataset, options.seed, device)
+    trainer = Trainer(
+        model,
+        source,
+        run,
+        _loop_settings(settings, options),
+        [MetricsWriter(options.tensorboard), *observers],
+        clock_start=clock_start,
+    )
+    return Prepared(run, config, model, trainer, scene, photos, dataset)
+
+
+def prepare_resume(
+    path: str | Path,
+    options: TrainOptions,
+    *,
+    steps: int | None = None,
+    observers: Sequence[Observer] = (),
+    clock_start: float | None = None,
+) -> Prepared:
+    """Open a run to go on training it, exactly as if it had never stopped.
+
+    Args:
+        path: The run folder.
+        options: Only device and intervals count; seed, data and budget are the run's own.
+        steps: Train up to this many steps in all, instead of the run's own number.
+    """
+    run = RunFolder.open(Path(path))
+    config = run.read_config()
+    run.latest_checkpoint()
+    model = build_plugin(config)
+    entry = find_plugin(config.plugin)
+    assert entry.spec is not None
+    device = select(options.device, supported=entry.spec.devices).torch_device
+    scene, photos, dataset = _open_data(type(model), config.data)
+    seed_everything(config.seed)
+    model.to(device)
+    if steps is not None:
+        model.config.steps = steps
+    merged = TrainOptions(
+        seed=config.seed,
+        budget_seconds=options.budget_seconds if options.budget_seconds is not None else config.budget_seconds,
+        log_every=options.log_every,
+        checkpoint_seconds=options.checkpoint_seconds,
+        checkpoint_steps=options.checkpoint_steps,
+    )
+    trainer = Trainer(
+        model,
+        _source(photos, dataset, config.seed, device),
+        run,
+        _loop_settings(model.config, merged),
+        [MetricsWriter(options.tensorboard), *observers],
+        clock_start=clock_start,
+    )
+    trainer.restore()
+    return Prepared(run, config, model, trainer, scene, photos, dataset)
+
+
+def _loop_settings(settings: PluginConfig, options: TrainOptions) -> LoopSettings:
+    if settings.steps < 1:
+        raise StudioError(f"steps: {settings.steps} is not a number of training steps.", fix="Give --steps 1 or more.")
+    return LoopSettings(
+        total_steps=settings.steps,
+        seed=options.seed,
+        budget_seconds=options.budget_seconds,
+        log_every=options.log_every,
+        checkpoint_seconds=options.checkpoint_seconds,
+        checkpoint_steps=options.checkpoint_steps,
+    )
+
+
+def _open_data(cls: type[Plugin], where: DataSettings) -> tuple[Scene | None, PhotoStore | None, Dataset | None]:
+    if issubclass(cls, Field):
+        scene = load_scene(where.path, **where.reader)
+        return scene, photo_store(scene, "train", cls, where.downscale, where.cache_gb), None
+    return None, None, load_dataset(where.path)
+
+
+def _source(photos: PhotoStore | None, dataset: Dataset | None, seed: int, device: torch.device) -> BatchSource:
+    if photos is not None:
+        return SceneSource(photos, seed, device)
+    assert dataset is not None
+    return DatasetSource(dataset, seed, device)
+
+
+def _scene_info(scene: Scene, photos: PhotoStore, background: str) -> SceneInfo:
+    # One photo tells for all: formats mix sizes, but not photos with and without alpha.
+    has_alpha = photos.get(0).image.shape[-1] == 4
+    if background not in (*COLORS, "auto"):
+        raise StudioError(f"background: '{background}' is not known.", fix="Choose white, black or auto.")
+    color = COLORS["white"] if background == "auto" else COLORS[background]
+    bounds = None
+    if scene.bounds is not None:
+        low, high = scene.bounds.tolist()
+        bounds = ((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return SceneInfo(
+        num_train=len(photos),
+        camera_extent=scene.camera_extent,
+        bounds=bounds,
+        has_alpha=has_alpha,
+        background=color if has_alpha or background != "auto" else None,
+    )
+
+
+def _describe_scene(scene: Scene, photos: PhotoStore) -> str:
+    camera = photos.get(0).camera
+    held_out = len(scene.split(scene.evaluation_split)) if scene.evaluation_split != "train" else 0
+    points = f", {len(scene.points):,} points" if scene.points is not None else ""
+    return f"{len(photos)} training photos, {held_out} held out, {int(camera.width)}x{int(camera.height)}{points} ({scene.format})"
