@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from studio.cameras.checks import raise_first_fault
 from studio.cameras.models import (
     CAMERA_MODELS,
     DISTORTED_MODELS,
@@ -20,11 +21,8 @@ from studio.cameras.models import (
     unproject_normalised,
 )
 from studio.cameras.poses import Similarity, invert_pose, make_pose, nearest_rotation, rotate
-from studio.cameras.rays import Rays
+from studio.cameras.rays import Rays, pixel_centres
 from studio.errors import StudioError
-
-_ROTATION_TOLERANCE = 1e-2
-"""Largest entry of ``R^T R - I`` that `Cameras.check` takes for rounding (poses written with two or three digits)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +224,11 @@ class Cameras:
         return self._each(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Cameras:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Cameras(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+        changed: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            changed[f.name] = function(value) if isinstance(value, Tensor) else value
+        return Cameras(**changed)
 
     # ------------------------------------------------------------------ checks
 
@@ -245,54 +246,8 @@ class Cameras:
             StudioError: For values that are not finite, a pose that is not a rigid motion, a size or focal length that
                 is not positive. Names the source, the frame and the field.
         """
-        flat = self.reshape(-1)
-        if frames is not None and len(frames) != len(flat):
-            raise ValueError(f"check: {len(flat)} cameras but {len(frames)} frame names")
-        pose = flat.camera_to_world.detach().double()
-        rotation = pose[:, :3, :3]
-        finite_pose = pose.isfinite().flatten(1).all(1)
-        gram = rotation.transpose(-1, -2) @ rotation - torch.eye(3, dtype=pose.dtype, device=pose.device)
-        orthonormal = gram.abs().flatten(1).amax(1) <= _ROTATION_TOLERANCE
-        bottom = (pose[:, 3] - pose.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1) <= 1e-6
-        unmirrored = torch.linalg.det(torch.where(finite_pose[:, None, None], rotation, torch.zeros_like(rotation))) > 0
-
-        pose_fix = "Correct the pose or remove the frame."
-        tests: list[tuple[Tensor, str, str, str]] = [
-            (finite_pose, "camera_to_world", "has NaN or infinite entries", pose_fix),
-            (bottom, "camera_to_world", "must end in the row 0 0 0 1", pose_fix),
-            (
-                orthonormal,
-                "camera_to_world",
-                "is not a rotation: its axes are not of unit length at right angles",
-                "Remove scale and shear from the pose, or remove the frame.",
-            ),
-            (
-                unmirrored,
-                "camera_to_world",
-                "mirrors the scene (determinant -1)",
-                "Flip one axis of the pose: cameras must be right-handed.",
-            ),
-        ]
-        for name in ("fx", "fy"):
-            value: Tensor = getattr(flat, name)
-            good = value.isfinite() & (value > 0)
-            tests.append((good, name, "must be a positive number of pixels", "Correct the focal length."))
-        for name in ("cx", "cy"):
-            tests.append((getattr(flat, name).isfinite(), name, "must be finite", "Correct the principal point."))
-        for name in ("width", "height"):
-            tests.append((getattr(flat, name) > 0, name, "must be at least 1 pixel", "Correct the size."))
-        if flat.distortion is not None:
-            good = flat.distortion.isfinite().all(1)
-            tests.append((good, "distortion", "has NaN or infinite coefficients", "Correct the coefficients."))
-
-        for passed, field, wrong, fix in tests:
-            if not bool(passed.all()):
-                i = int(passed.logical_not().nonzero()[0, 0])
-                frame = f"'{frames[i]}'" if frames is not None else str(i)
-                bad = getattr(flat, field)[i]
-                shown = f" (got {bad.item():g})" if bad.ndim == 0 else ""
-                raise StudioError(f"{source}: frame {frame}: {field} {wrong}{shown}.", fix=fix)
-        exact = nearest_rotation(self.camera_to_world[..., :3, :3].double()).to(self.dtype)
+        raise_first_fault(self.reshape(-1), source=source, frames=frames)
+        exact = nearest_rotation(self.camera_to_world[..., :3, :3].cpu().double()).to(self.camera_to_world)
         return replace(self, camera_to_world=make_pose(exact, self.camera_to_world[..., :3, 3]))
 
     # -------------------------------------------------------------- properties
@@ -492,15 +447,6 @@ class Cameras:
 
     def _distortion(self, extra: int, dtype: torch.dtype) -> Tensor | None:
         return None if self.distortion is None else self._trailing(self.distortion.to(dtype), extra)
-
-
-def pixel_centres(
-    width: int, height: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "height width 2"]:
-    """Pixel coordinates (column + 0.5, row + 0.5) of every pixel."""
-    columns = torch.arange(width, device=device, dtype=dtype) + 0.5
-    rows = torch.arange(height, device=device, dtype=dtype) + 0.5
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
 
 
 def _positive(value: Any, where: str) -> Any:

@@ -139,18 +139,18 @@ def slerp(
     a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch 4"], t: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch 4"]:
     """Constant-speed rotation from unit quaternion ``a`` (t = 0) to ``b`` (t = 1) along the shorter arc."""
-    step = _quaternion_log(quaternion_multiply(quaternion_conjugate(a), b))
-    return quaternion_multiply(a, _quaternion_exp(step * t[..., None]))
+    step = quaternion_log(quaternion_multiply(quaternion_conjugate(a), b))
+    return quaternion_multiply(a, quaternion_exp(step * t[..., None]))
 
 
 def so3_exp(rotation_vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation matrix of a rotation vector (axis times angle in radians)."""
-    return quaternion_to_matrix(_quaternion_exp(rotation_vector))
+    return quaternion_to_matrix(quaternion_exp(rotation_vector))
 
 
 def so3_log(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """Rotation vector, of length at most pi, of a rotation matrix."""
-    return _quaternion_log(matrix_to_quaternion(rotation))
+    return quaternion_log(matrix_to_quaternion(rotation))
 
 
 def se3_exp(twist: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 4 4"]:
@@ -229,7 +229,7 @@ class Similarity:
         return make_pose(self.rotation.to(poses) @ poses[..., :3, :3], self.points(poses[..., :3, 3]))
 
 
-def _quaternion_exp(rotation_vector: Tensor) -> Tensor:
+def quaternion_exp(rotation_vector: Tensor) -> Tensor:
     half_square = rotation_vector.square().sum(-1, keepdim=True) / 4
     safe = torch.where(half_square < _SERIES_BELOW, torch.ones_like(half_square), half_square)
     series = _polynomial(half_square, [1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880, -1 / 39916800, 1 / 6227020800])
@@ -239,7 +239,7 @@ def _quaternion_exp(rotation_vector: Tensor) -> Tensor:
     return torch.cat([cos, rotation_vector * sinc / 2], dim=-1)
 
 
-def _quaternion_log(q: Tensor) -> Tensor:
+def quaternion_log(q: Tensor) -> Tensor:
     q = torch.where(q[..., :1] < 0, -q, q)  # q and -q are one rotation; this one turns by at most pi
     w, v = q[..., :1], q[..., 1:]
     square = v.square().sum(-1, keepdim=True)

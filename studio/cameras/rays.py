@@ -57,3 +57,12 @@ class Rays:
             function(self.depth_scale),
             None if self.valid is None else function(self.valid),
         )
+
+
+def pixel_centres(
+    width: int, height: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "height width 2"]:
+    """Pixel coordinates (column + 0.5, row + 0.5) of every pixel."""
+    columns = torch.arange(width, device=device, dtype=dtype) + 0.5
+    rows = torch.arange(height, device=device, dtype=dtype) + 0.5
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)

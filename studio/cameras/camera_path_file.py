@@ -1,0 +1,250 @@
+"""nerfstudio's camera-path JSON, in and out.
+
+The format of nerfstudio 1.x's viewer and ``ns-render camera-path``: poses are OpenGL camera_to_world matrices, row by
+row; ``fov`` is the vertical field of view in degrees, and the focal length of both axes follows from it and
+``render_height`` (also for the fisheye, which is equidistant without coefficients); the principal point is the middle.
+Cameras that this cannot say carry ``fl_x, fl_y, cx, cy`` (pixels, as in transforms.json) besides; nerfstudio ignores
+them, this reader does not.
+
+Poses are copied as they stand: nerfstudio writes them in the frame of its trained model, not of the photos' file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studio.cameras.cameras import Cameras
+from studio.cameras.models import CameraModel
+from studio.cameras.poses import flip_opengl
+from studio.errors import StudioError
+from studio.files import atomic_write
+
+_MODELS: dict[str, CameraModel] = {
+    "perspective": "pinhole",
+    "fisheye": "fisheye",
+    "equirectangular": "equirectangular",
+}
+
+_DEFAULT_FPS = 24.0
+"""What nerfstudio's viewer starts with."""
+
+_KEYFRAMES = 16
+"""Keyframes written for nerfstudio's viewer, which shows and edits these instead of the frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraPath:
+    """The frames of a video.
+
+    Attributes:
+        cameras: One camera a frame, shape (frames,), of one size.
+        fps: Frames per second, above zero.
+        closed: Whether the path returns to its beginning.
+    """
+
+    cameras: Cameras
+    fps: float = _DEFAULT_FPS
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cameras.ndim != 1 or len(self.cameras) == 0:
+            raise ValueError(f"cameras must have shape (frames,), at least one, got {tuple(self.cameras.shape)}")
+        if not (self.fps > 0 and math.isfinite(self.fps)):
+            raise ValueError(f"fps must be positive and finite, got {self.fps}")
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return len(self.cameras) / self.fps
+
+
+def read_camera_path(path: str | PathLike[str]) -> CameraPath:
+    """Read a camera path; float32 OpenCV cameras.
+
+    Like ``ns-render``, the video's length is ``seconds`` where the file has it, so a changed ``seconds`` changes the
+    speed; ``fps`` alone is used otherwise.
+
+    Raises:
+        StudioError: If the file is missing, not JSON, or a field is missing or wrong. Names the file and the field.
+    """
+    name = str(path)
+    data = _load(Path(path))
+    kind = data.get("camera_type", "perspective")
+    if not isinstance(kind, str) or kind not in _MODELS:
+        raise StudioError(
+            f"{name}: camera_type {kind!r} is not supported.", fix=f"Supported are: {', '.join(sorted(_MODELS))}."
+        )
+    width = _size(data, "render_width", name)
+    height = _size(data, "render_height", name)
+    entries = data.get("camera_path")
+    if not isinstance(entries, list):
+        raise StudioError(
+            f"{name}: camera_path must be a list of cameras.", fix="Export the path from the viewer again."
+        )
+    if not entries:
+        raise StudioError(f"{name}: camera_path is empty.", fix="Add keyframes in the viewer and save the path again.")
+    poses, lenses = [], []
+    for i, entry in enumerate(entries):
+        where = f"{name}: camera_path[{i}]"
+        if not isinstance(entry, dict):
+            raise StudioError(f"{where} must be an object with camera_to_world and fov.")
+        poses.append(_pose(entry, where))
+        lenses.append(_lens(entry, _MODELS[kind], width, height, where))
+    lens = torch.tensor(lenses, dtype=torch.float64)
+    cameras = Cameras.make(
+        flip_opengl(torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)),
+        width=width,
+        height=height,
+        fx=lens[:, 0],
+        fy=lens[:, 1],
+        cx=lens[:, 2],
+        cy=lens[:, 3],
+        model=_MODELS[kind],
+    )
+    cameras = cameras.check(source=name, frames=[f"camera_path[{i}]" for i in range(len(entries))])
+    return CameraPath(cameras.to(dtype=torch.float32), _speed(data, len(entries), name), data.get("is_cycle") is True)
+
+
+def write_camera_path(path: str | PathLike[str], camera_path: CameraPath) -> None:
+    """Write a camera path that nerfstudio's viewer and ``ns-render`` read, and that `read_camera_path` reads exactly.
+
+    Raises:
+        StudioError: If the format has no such camera (distorted or orthographic).
+        ValueError: If the frames differ in size.
+    """
+    cameras = camera_path.cameras.to(device="cpu", dtype=torch.float64)
+    kind = next((k for k, model in _MODELS.items() if model == cameras.model), None)
+    if kind is None or (cameras.distortion is not None and bool((cameras.distortion != 0).any())):
+        raise StudioError(
+            f"{path}: a nerfstudio camera path cannot hold {cameras.model} cameras"
+            f"{'' if kind is None else ' with distortion'}.",
+            fix="Use pinhole, fisheye without coefficients, or equirectangular cameras.",
+        )
+    width, height = cameras.size
+    poses = flip_opengl(cameras.camera_to_world).reshape(-1, 16).tolist()
+    lenses = torch.stack([cameras.fx, cameras.fy, cameras.cx, cameras.cy], dim=-1).tolist()
+    frames: list[dict[str, Any]] = []
+    for pose, lens in zip(poses, lenses, strict=True):
+        fov = math.degrees(2 * math.atan(height / 2 / lens[1]))
+        frame: dict[str, Any] = {"camera_to_world": pose, "fov": fov, "aspect": width / height}
+        plain = _plain_lens(fov, cameras.model, width, height)
+        if any(abs(a - b) > 1e-9 * max(width, height, b) for a, b in zip(lens, plain, strict=True)):
+            frame |= dict(zip(("fl_x", "fl_y", "cx", "cy"), lens, strict=True))
+        frames.append(frame)
+    step = max(1, math.ceil((len(frames) - 1) / (_KEYFRAMES - 1)))
+    kept = sorted({*range(0, len(frames), step), *(() if camera_path.closed else (len(frames) - 1,))})
+    document = {
+        "default_fov": frames[0]["fov"],
+        "default_transition_sec": step / camera_path.fps,
+        "keyframes": [
+            {
+                "matrix": frames[i]["camera_to_world"],
+                "fov": frames[i]["fov"],
+                "aspect": frames[i]["aspect"],
+                "override_transition_enabled": False,
+                "override_transition_sec": None,
+            }
+            for i in kept
+        ],
+        "camera_type": kind,
+        "render_height": height,
+        "render_width": width,
+        "fps": camera_path.fps,
+        "seconds": camera_path.seconds,
+        "is_cycle": camera_path.closed,
+        "smoothness_value": 0.0,
+        "camera_path": frames,
+    }
+    with atomic_write(path, "w") as file:
+        json.dump(document, file, indent=1)
+        file.write("\n")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudioError(f"{path}: no such camera path.", fix="Check the name.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudioError(f"{path}: cannot be read as text ({error}).") from error
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = text.splitlines()
+        line = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else ""
+        raise StudioError(
+            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}: {line[:80]!r}.",
+            fix="Correct the JSON or export the path again.",
+        ) from error
+    if not isinstance(data, dict):
+        raise StudioError(f"{path}: must be a JSON object, got a {type(data).__name__}.")
+    return data
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise StudioError(f"{where} must be a finite number, got {json.dumps(value)[:60]}.")
+    return float(value)
+
+
+def _required(entry: dict[str, Any], field: str, where: str) -> Any:
+    if field not in entry:
+        raise StudioError(f"{where}: the field {field} is missing.", fix="Export the path from the viewer again.")
+    return entry[field]
+
+
+def _size(data: dict[str, Any], field: str, name: str) -> int:
+    value = _number(_required(data, field, name), f"{name}: {field}")
+    if value < 1 or value != int(value):  # some writers say 1080.0
+        raise StudioError(f"{name}: {field} must be a whole number of pixels above zero, got {value:g}.")
+    return int(value)
+
+
+def _pose(entry: dict[str, Any], where: str) -> list[float]:
+    value = _required(entry, "camera_to_world", where)
+    if isinstance(value, list) and all(isinstance(row, list) for row in value):
+        value = [number for row in value for number in row]
+    if not isinstance(value, list) or len(value) != 16:
+        raise StudioError(f"{where}: camera_to_world must have 16 numbers, row by row.")
+    return [_number(number, f"{where}: camera_to_world[{i}]") for i, number in enumerate(value)]
+
+
+def _plain_lens(fov: float, model: CameraModel, width: int, height: int) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy as nerfstudio derives them."""
+    if model == "equirectangular":
+        return width / 2, float(height), width / 2, height / 2
+    focal = height / 2 / math.tan(math.radians(fov) / 2)
+    return focal, focal, width / 2, height / 2
+
+
+def _lens(entry: dict[str, Any], model: CameraModel, width: int, height: int, where: str) -> tuple[float, ...]:
+    fov = 90.0  # an equirectangular camera has no use for it
+    if model != "equirectangular":
+        fov = _number(_required(entry, "fov", where), f"{where}: fov")
+        if not 0 < fov < 180:
+            raise StudioError(f"{where}: fov must lie between 0 and 180 degrees, got {fov:g}.")
+    plain = dict(zip(("fl_x", "fl_y", "cx", "cy"), _plain_lens(fov, model, width, height), strict=True))
+    return tuple(_number(entry.get(field, value), f"{where}: {field}") for field, value in plain.items())
+
+
+def _speed(data: dict[str, Any], frames: int, name: str) -> float:
+    """Frames per second."""
+    given = {
+        field: _number(data[field], f"{name}: {field}") for field in ("fps", "seconds") if data.get(field) is not None
+    }
+    for field, value in given.items():
+        if value <= 0:
+            raise StudioError(f"{name}: {field} must be above zero, got {value:g}.")
+    if "seconds" not in given:
+        return given.get("fps", _DEFAULT_FPS)
+    # The viewer truncates fps * seconds to whole frames; that is no wish for another speed.
+    if "fps" in given and abs(given["fps"] * given["seconds"] - frames) < 1:
+        return given["fps"]
+    return frames / given["seconds"]
