@@ -1,0 +1,248 @@
+"""Where compiled kernels are kept, which threads run them, and what the user is told while they compile.
+
+Numba's own cache notices an edit only in the file of the cached function, never in a module it imports, and then runs
+stale machine code. Here the cache directory is named after a hash of every kernel source, so an edit anywhere starts
+an empty one. Only kernels declared with :func:`kernel` use it; the user's other Numba functions are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import binding
+from numba.core import config as numba_config
+
+_log = logging.getLogger(__name__)
+
+_COMPILE_SECONDS = 25
+"""About how long all kernels take to compile on one core of a 2024 server; only used in the message."""
+
+_PARALLEL = {
+    "prange": True,
+    "comprehension": False,
+    "reduction": False,
+    "inplace_binop": False,
+    "setitem": False,
+    "numpy": False,
+    "stencil": False,
+    "fusion": False,
+}
+
+
+def _cpu_identity() -> str:
+    name = numba_config.CPU_NAME or binding.get_host_cpu_name()
+    features = numba_config.CPU_FEATURES
+    if features is None:
+        features = binding.get_host_cpu_features().flatten()
+    return f"{name}:{features}"
+
+
+def source_hash(folder: Path | None = None) -> str:
+    """Hash (16 hex digits) of every kernel source in `folder`, the Python, Numba and llvmlite versions and the CPU."""
+    digest = hashlib.sha256()
+    for path in sorted((folder or Path(__file__).parent).glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    versions = (platform.python_version(), numba.__version__, binding.llvm_version_info, _cpu_identity())
+    digest.update(repr(versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def _find_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME`` (or ``~/.cache``) ``/neural-studio/kernels/<hash>``; a temporary folder if not writable."""
+    key = source_hash()
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(root) if root else Path.home() / ".cache"
+        folder = base / "neural-studio" / "kernels" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as problem:  # Path.home() raises RuntimeError without a home directory
+        # A fresh private folder rather than a shared name in /tmp: cache files are code, and must not come from others.
+        folder = Path(tempfile.mkdtemp(prefix=f"neural-studio-kernels-{key}-"))
+        _log.warning("kernel cache not writable (%s): the CPU kernels are compiled anew in each process", problem)
+        return folder
+
+
+cache_dir: Path = _find_cache_dir()
+"""Folder of the compiled kernels of this source, these versions and this CPU."""
+
+
+def _choose_threading_layer() -> str:
+    """OpenMP where Numba has it: its pool is shared with torch's. Else Numba's own, which allows one caller at once."""
+    if "NUMBA_THREADING_LAYER" in os.environ:
+        return str(numba_config.THREADING_LAYER)
+    try:
+        from numba.np.ufunc import omppool  # noqa: F401
+    except ImportError:
+        _log.info("OpenMP is not available to Numba (on macOS: `brew install libomp`); using its workqueue threads")
+        numba_config.THREADING_LAYER = "workqueue"
+    else:
+        numba_config.THREADING_LAYER = "omp"
+    return str(numba_config.THREADING_LAYER)
+
+
+threading_layer: str = _choose_threading_layer()
+"""Numba threading layer asked for: ``omp``, or ``workqueue`` where there is no OpenMP."""
+
+# The workqueue layer aborts the process when two threads launch at once (a viewer beside a training loop).
+_launch_lock: contextlib.AbstractContextManager[Any] = (
+    contextlib.nullcontext() if threading_layer in ("omp", "tbb", "safe", "threadsafe") else threading.RLock()
+)
+
+
+def physical_cores() -> int:
+    """Number of physical cores this process may run on (at least 1): affinity, SMT siblings and the CPU quota."""
+    try:
+        allowed: set[int] = set(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        allowed = set(range(os.cpu_count() or 1))
+    cores: set[str] = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text().strip())
+        except OSError:
+            cores.add(str(cpu))
+    count = len(cores)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)
+
+
+_threads = min(physical_cores(), int(numba_config.NUMBA_NUM_THREADS))
+
+
+def set_threads(count: int | None) -> int:
+    """Use `count` threads in all kernels from now on (``None``: the physical cores), and return the number set.
+
+    Results are repeatable bit for bit for one thread count, and equal to rounding between counts.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    global _threads
+    if count is None:
+        count = min(physical_cores(), int(numba_config.NUMBA_NUM_THREADS))
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 thread, got {count}")
+    _threads = int(count)
+    return _threads
+
+
+def get_threads() -> int:
+    """Number of threads, and so of work shares, that kernels use."""
+    return _threads
+
+
+_on_compile: Callable[[str], None] = _log.warning
+_announced = False
+
+
+def set_compile_callback(callback: Callable[[str], None] | None) -> None:
+    """Send the "compiling" message to `callback` (``None``: the ``studio_splat.kernels.cache`` logger)."""
+    global _on_compile
+    _on_compile = callback or _log.warning
+
+
+def _announce() -> None:
+    global _announced
+    if not _announced:
+        _announced = True
+        _on_compile(f"compiling the CPU kernels, once, about {_COMPILE_SECONDS} s")
+
+
+@contextlib.contextmanager
+def _private_cache() -> Iterator[None]:
+    # Numba picks the directory when a function is declared, so it is ours during that moment only.
+    before = numba_config.CACHE_DIR
+    numba_config.CACHE_DIR = str(cache_dir)
+    try:
+        yield
+    finally:
+        numba_config.CACHE_DIR = before
+
+
+_build_lock = threading.RLock()
+
+
+class Kernel:
+    """A function compiled for one signature on its first call, or read from the cache, and called from Python.
+
+    Compilation waits for the first call so that importing the plugin costs nothing and unused variants are never built.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: str, parallel: bool) -> None:
+        self.function = function
+        self.signature = signature
+        self.parallel = parallel
+        self.__doc__ = function.__doc__
+        self._compiled: Any = None
+
+    def compile(self) -> Any:
+        """The Numba dispatcher, compiled or loaded from the cache now if it has not been."""
+        with _build_lock:
+            if self._compiled is None:
+                with _private_cache():
+                    name = self.function.__qualname__.split(".")[-1]
+                    if not any(cache_dir.rglob(f"*{name}-*.nbc")):
+                        _announce()
+                    self._compiled = numba.njit(
+                        self.signature,
+                        cache=True,
+                        nogil=True,
+                        error_model="numpy",
+                        parallel=_PARALLEL if self.parallel else False,
+                    )(self.function)
+            return self._compiled
+
+    def __call__(self, *args: Any) -> Any:
+        compiled = self._compiled or self.compile()
+        if not self.parallel:
+            return compiled(*args)
+        with _launch_lock:
+            # Numba's thread count belongs to the calling thread and to the user: borrow it for this launch.
+            before = numba.get_num_threads()
+            wanted = min(_threads, int(numba_config.NUMBA_NUM_THREADS))
+            if before == wanted:
+                return compiled(*args)
+            numba.set_num_threads(wanted)
+            try:
+                return compiled(*args)
+            finally:
+                numba.set_num_threads(before)
+
+
+def kernel(signature: str, *, parallel: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
+    """Declare a kernel called from Python: cached, without the GIL, compiled for `signature` on its first call.
+
+    Args:
+        signature: Numba signature, for example ``"void(f4[:, ::1], i8)"``.
+        parallel: allow ``numba.prange``. Keep the loop body one call of an :data:`inline` or ``device`` function:
+            Numba's analysis of parallel code is slow on long bodies.
+    """
+    return lambda function: Kernel(function, signature, parallel)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Declare a function called by kernels only and always inlined into them."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """Declare a function called by kernels only and left to the compiler to inline or not."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
