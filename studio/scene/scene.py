@@ -28,6 +28,8 @@ class Frame:
     split: Split
     mask_path: Path | None = None
     """A single-channel picture, non-zero (>= 128 of 255) where the photo counts."""
+    depth_range: tuple[float, float] | None = None
+    """(near, far) z-depth of the content in the scene's units, where the format tells it (LLFF)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,17 @@ class PointCloud:
 
     def __len__(self) -> int:
         return self.xyz.shape[0]
+
+    def bounds(self, quantile: float = 0.005) -> Float[Tensor, "2 3"]:
+        """Axis-aligned box (min, max corner) of all points but the outermost share `quantile` on each side.
+
+        Structure from motion leaves stray points far outside; plain extremes would be theirs.
+        """
+        if len(self) == 0:
+            raise ValueError("an empty point cloud has no bounds")
+        ordered = self.xyz.sort(dim=0).values
+        skip = int(quantile * len(self))
+        return torch.stack([ordered[skip], ordered[len(self) - 1 - skip]])
 
 
 def _identity() -> Tensor:

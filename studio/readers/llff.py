@@ -1,0 +1,141 @@
+"""LLFF's ``poses_bounds.npy`` (Mildenhall 2019): poses, one size and focal length, and depth bounds a photo."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from studio.cameras import Cameras
+from studio.errors import StudioError
+from studio.readers.colmap import read_model_points
+from studio.readers.colmap_model import model_file, read_cameras
+from studio.readers.photo_files import camera_for_photo, frame_name, images_folder, list_photos, pose_tensor
+from studio.readers.pose_checks import rigid_pose
+from studio.readers.registry import ReadOptions
+from studio.scene import Frame, Scene
+from studio.scene.decode import photo_size
+
+_FILE = "poses_bounds.npy"
+
+
+class LlffReader:
+    """One row a photo, in order of the photos' names; sizes are those of the full-resolution photos."""
+
+    name = "llff"
+
+    def detect(self, root: Path) -> str | None:
+        return None if (root / _FILE).is_file() else f"no {_FILE}"
+
+    def read(self, root: Path, options: ReadOptions) -> Scene:
+        path = root / _FILE
+        table = _load(path)
+        folder = images_folder(root, options.images)
+        photos = list_photos(folder)
+        if not photos:
+            raise StudioError(
+                f"{folder}: there are no photos.", fix="Put the photos there, or name their folder with --data.images."
+            )
+        if len(photos) != len(table):
+            raise StudioError(
+                f"{path}: has {len(table)} poses, but {folder} has {len(photos)} photos.",
+                fix="Rows and photos must match one to one, in order of name.",
+            )
+        frames = tuple(
+            _frame(path, i, row, photo, root) for i, (row, photo) in enumerate(zip(table, photos, strict=True))
+        )
+        notes = []
+        stated = int(table[0, 9]), int(table[0, 4])
+        if photo_size(photos[0]) != stated:
+            notes.append(
+                f"photos of {folder.name} are smaller than the poses state ({stated[0]}x{stated[1]}): intrinsics are scaled"
+            )
+        model = next((p for p in (root / "sparse" / "0", root / "sparse") if model_file(p, "points3D")), None)
+        points = read_model_points(model) if model else None
+        notes += _distortion_note(model)
+        bounds = None if points is not None else _frustum_box(frames)
+        return Scene(root.name, root, self.name, frames, points, bounds, notes=tuple(notes))
+
+
+def _load(path: Path) -> npt.NDArray[np.float64]:
+    """The (n, 17) table, checked for shape and values."""
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StudioError(
+            f"{path}: cannot be read as a NumPy array ({error}).", fix="Copy or compute it again."
+        ) from error
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind != "f":
+        shape = getattr(table, "shape", "an archive")
+        raise StudioError(f"{path}: must have 17 numbers a photo (15 of pose and size, 2 of depth), got {shape}.")
+    if len(table) == 0:
+        raise StudioError(f"{path}: lists no photos.", fix="Compute the poses again.")
+    table = table.astype(np.float64)
+    bad = ~np.isfinite(table).all(axis=1)
+    if bad.any():
+        raise StudioError(
+            f"{path}: row {int(np.argmax(bad))} has NaN or infinite numbers.", fix="Compute the poses again."
+        )
+    return table
+
+
+def _frame(path: Path, index: int, row: npt.NDArray[np.float64], photo: Path, root: Path) -> Frame:
+    stated = row[:15].reshape(3, 5)
+    height, width, focal = stated[:, 4]
+    near, far = float(row[15]), float(row[16])
+    if focal <= 0 or width < 1 or height < 1:
+        raise StudioError(
+            f"{path}: row {index} states height {height:g}, width {width:g}, focal length {focal:g}; all must be above zero.",
+            fix="Correct the last column of the 3x5 matrix.",
+        )
+    if not 0 < near < far:
+        raise StudioError(
+            f"{path}: row {index} has depth bounds {near:g} to {far:g}.", fix="They must be above zero and in order."
+        )
+    # The columns are the camera's down, right and backward axes.
+    pose = np.stack([stated[:, 1], stated[:, 0], -stated[:, 2], stated[:, 3]], axis=1)
+    camera = Cameras.make(
+        pose_tensor(rigid_pose(pose, f"{path}: row {index}")), width=int(width), height=int(height), fx=float(focal)
+    )
+    return Frame(
+        name=frame_name(photo, root),
+        image_path=photo,
+        camera=camera_for_photo(camera, photo_size(photo), photo, f"row {index} of {path.name}"),
+        split="train",
+        depth_range=(near, far),
+    )
+
+
+def _frustum_box(frames: tuple[Frame, ...]) -> torch.Tensor:
+    """Box around what the cameras see between their depth bounds."""
+    corners = []
+    for frame in frames:
+        assert frame.depth_range is not None
+        width, height = frame.camera.size
+        pixels = torch.tensor([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]], dtype=torch.float64)
+        for depth in frame.depth_range:
+            corners.append(frame.camera.unproject(pixels, torch.full((4,), depth, dtype=torch.float64)))
+    points = torch.cat(corners)
+    return torch.stack([points.amin(dim=0), points.amax(dim=0)]).float()
+
+
+def _distortion_note(model: Path | None) -> list[str]:
+    """LLFF's poses carry no distortion; say so where COLMAP found some."""
+    path = model_file(model, "cameras") if model else None
+    if path is None:
+        return []
+    strongest = max(
+        (abs(p) for c in read_cameras(path).values() if c.model == "SIMPLE_RADIAL" for p in c.params[3:]), default=0
+    )
+    if strongest < 1e-3:
+        return []
+    return [
+        f"{path.parent.name}/{path.name} states radial distortion ({strongest:.3g}) that {_FILE} does not carry: "
+        "photos are taken as pinhole, as is usual with this format"
+    ]
+
+
+READER = LlffReader()
