@@ -75,7 +75,8 @@ class Composite:
         features: Sum of weight times feature, plus transmittance times background.
         alphas: 1 - transmittance behind the last splat, in [0, 1).
         median_depths: Depth of the last contributing splat in front of which more than half of the light is left
-            (Huang et al., *2D Gaussian Splatting for Geometrically Accurate Radiance Fields*, 2024); 0 where no splat contributes.
+            (Huang et al., *2D Gaussian Splatting for Geometrically Accurate Radiance Fields*, 2024);
+            0 where no splat contributes.
     """
 
     features: Float[Tensor, "h w d"]
@@ -164,7 +165,7 @@ def view_dependent_colors(
     coefficients: Float[Tensor, "n k 3"],
     viewmat: Float[Tensor, "4 4"],
 ) -> Float[Tensor, "n 3"]:
-    """Colours seen from a camera: harmonics of the direction from its centre to the mean, + 1/2, at least 0 ([3DGS])."""
+    """Colours seen from a camera: harmonics of the direction centre to mean, + 1/2, at least 0 ([3DGS])."""
     centre = torch.linalg.inv(viewmat)[:3, 3]
     return (spherical_harmonics(degree, means - centre, coefficients) + 0.5).clamp_min(0.0)
 
