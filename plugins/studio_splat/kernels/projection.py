@@ -1,6 +1,6 @@
 """Forward projection: blocks of parameters to one 64-byte record a Gaussian.
 
-Follows gsplat 1.5.3: the affine approximation of Zwicker et al. (*EWA Splatting*, 2002) with the mean clamped inside the
+Follows gsplat 1.5.3: the affine approximation of Zwicker et al. (*EWA Splatting*, 2002) with the mean clamped in the
 Jacobian, the dilation by eps2d, its compensation in antialiased mode (Yu et al., *Mip-Splatting*, 2023), culling, and
 half-extents at which alpha falls to 1/255 (Radl et al., *StopThePop*, 2024, B.2).
 """
