@@ -204,7 +204,7 @@ def _read_images_bin(path: Path) -> list[ColmapImage]:
 
 def _read_points_bin(path: Path) -> list[tuple[float, ...]]:
     data = _Bytes(path)
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for _ in range(int(data.take(_COUNT)[0])):
         _, x, y, z, r, g, b, error, track = data.take(_POINT)
         data.skip(_TRACK_BYTES * int(track))

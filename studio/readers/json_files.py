@@ -63,12 +63,11 @@ class Fields:
         Raises:
             StudioError: Missing, not a number, NaN or infinite.
         """
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise StudioError(f"{self.place(key)} must be a number, got {_kind(value)}.", fix="Correct the field.")
-        if not math.isfinite(value):
-            raise StudioError(f"{self.place(key)} is {value}.", fix="Correct the field; it must be finite.")
-        return float(value)
+        return _finite(self.values.get(key), self.place(key))
+
+    def element(self, key: str, index: int) -> float:
+        """A finite number in a list; raises as `number`."""
+        return _finite(self.items(key)[index], f"{self.place(key)}[{index}]")
 
     def positive(self, key: str, what: str) -> float:
         """A number above zero."""
@@ -92,6 +91,14 @@ class Fields:
         if not isinstance(value, list):
             raise StudioError(f"{self.place(key)} must be a list, got {_kind(value)}.", fix="Correct the field.")
         return value
+
+
+def _finite(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise StudioError(f"{place} must be a number, got {_kind(value)}.", fix="Correct the field.")
+    if not math.isfinite(value):
+        raise StudioError(f"{place} is {value}.", fix="Correct the field; it must be finite.")
+    return float(value)
 
 
 def _kind(value: Any) -> str:

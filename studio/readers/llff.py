@@ -51,7 +51,8 @@ class LlffReader:
         stated = int(table[0, 9]), int(table[0, 4])
         if photo_size(photos[0]) != stated:
             notes.append(
-                f"photos of {folder.name} are smaller than the poses state ({stated[0]}x{stated[1]}): intrinsics are scaled"
+                f"photos of {folder.name} are smaller than the {stated[0]}x{stated[1]} that the poses state: "
+                "intrinsics are scaled"
             )
         model = next((p for p in (root / "sparse" / "0", root / "sparse") if model_file(p, "points3D")), None)
         points = read_model_points(model) if model else None
@@ -88,7 +89,8 @@ def _frame(path: Path, index: int, row: npt.NDArray[np.float64], photo: Path, ro
     near, far = float(row[15]), float(row[16])
     if focal <= 0 or width < 1 or height < 1:
         raise StudioError(
-            f"{path}: row {index} states height {height:g}, width {width:g}, focal length {focal:g}; all must be above zero.",
+            f"{path}: row {index} states height {height:g}, width {width:g} and focal length {focal:g}; "
+            "all must be above zero.",
             fix="Correct the last column of the 3x5 matrix.",
         )
     if not 0 < near < far:

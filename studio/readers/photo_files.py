@@ -71,6 +71,10 @@ class PhotoFinder:
                 return None
         return existing_photo(self.root / name)
 
+    def is_swapped(self, photo: Path) -> bool:
+        """Whether `find` took the photo from another folder than the named one, so at another size."""
+        return any(photo.is_relative_to(self.root / other) for other in self.swapped.values())
+
     def _other_folder(self, head: str) -> str | None:
         if head not in self._swaps:
             other: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from studio.errors import StudioError
@@ -31,9 +32,9 @@ def read_ply(path: Path) -> PointCloud:
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.any():
         raise StudioError(f"{path}: the point cloud holds no points.", fix="Replace the file or remove ply_file_path.")
-    rgb = np.full(xyz.shape, 0.5, dtype=np.float32)
+    rgb: npt.NDArray[np.float32] = np.full(xyz.shape, 0.5, dtype=np.float32)
     visual = getattr(loaded, "visual", None)
     colors = np.asarray(getattr(visual, "vertex_colors", ()))
     if getattr(visual, "kind", None) == "vertex" and colors.shape[:1] == xyz.shape[:1]:
-        rgb = colors[:, :3].astype(np.float32) / 255
+        rgb = (colors[:, :3] / 255).astype(np.float32)
     return PointCloud(torch.from_numpy(xyz[finite]), torch.from_numpy(rgb[finite]))

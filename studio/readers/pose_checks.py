@@ -49,11 +49,11 @@ def rigid_pose(
             fix="Flip one axis of the pose, or remove the frame.",
         )
     scale = determinant ** (1 / 3) if allow_scale and determinant > 0 else 1.0
-    error = float(np.abs(rotation.T @ rotation / scale**2 - np.eye(3)).max())
-    if error > _TOLERANCE:
+    off = float(np.abs(rotation.T @ rotation / scale**2 - np.eye(3)).max())
+    if off > _TOLERANCE:
         raise StudioError(
             f"{place} is not a rotation: its axes are not of {'one' if allow_scale else 'unit'} length at right angles "
-            f"(off by {error:.2g}).",
+            f"(off by {off:.2g}).",
             fix=_FIX,
         )
     u, _, vh = np.linalg.svd(rotation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from studio.errors import StudioError
+from studio.readers.blender import READER as BLENDER
 from studio.readers.blender import read_split_files
 from studio.readers.json_files import Fields
 from studio.readers.photo_files import PhotoFinder
 from studio.readers.point_files import read_ply
 from studio.readers.registry import ReadOptions
-from studio.readers.splits import absent_note, merge_splits, refuse_absent_test_photos
+from studio.readers.splits import absent_note, merge_splits
 from studio.readers.transforms_file import TransformsFile, read_transforms_file
 from studio.scene import Frame, PointCloud, Scene, Split
 
@@ -47,9 +47,7 @@ class TransformsReader:
         if not (root / _SPLIT_FILE).is_file():
             return f"no {_FILE}"
         # Split files with nothing but camera_angle_x are Blender's; that reader says so.
-        from studio.readers.blender import READER as blender
-
-        return "transforms_train.json has no intrinsics but camera_angle_x" if blender.detect(root) is None else None
+        return f"{_SPLIT_FILE} has no intrinsics but camera_angle_x" if BLENDER.detect(root) is None else None
 
     def read(self, root: Path, options: ReadOptions) -> Scene:
         if options.file is None and not (root / _FILE).is_file():
@@ -142,10 +140,10 @@ def _bounds(document: Fields, notes: list[str]) -> Float[Tensor, "2 3"] | None:
     reach = document.positive("aabb_scale", "the scale of the box")
     scale = document.positive("scale", "the scale of the scene") if "scale" in document else _NGP_SCALE
     if "offset" in document:
-        stated = document.items("offset")
-        offset = [Fields({"offset": v}, document.source).number("offset") for v in stated]
-        if len(offset) != 3:
-            raise StudioError(f"{document.place('offset')} must be 3 numbers, got {len(offset)}.")
+        count = len(document.items("offset"))
+        if count != 3:
+            raise StudioError(f"{document.place('offset')} must be 3 numbers, got {count}.", fix="Correct the field.")
+        offset = [document.element("offset", i) for i in range(3)]
     else:
         offset = [_NGP_OFFSET] * 3
     if reach > 1:

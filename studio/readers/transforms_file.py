@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from studio.cameras import CameraModel, Cameras
 from studio.cameras.poses import flip_opengl
@@ -22,7 +25,6 @@ from studio.scene import Frame, Split
 from studio.scene.decode import photo_size
 
 _MODELS: dict[str, CameraModel] = {
-    "": "opencv",
     "PERSPECTIVE": "opencv",
     "SIMPLE_PINHOLE": "opencv",
     "PINHOLE": "opencv",
@@ -90,7 +92,7 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
             missing.append(name)
             continue
         size = photo_size(photo)
-        camera = replace(_camera(document, fields, size), camera_to_world=flip_opengl(pose_tensor(pose)))
+        camera = _camera(_Stated(fields, document), size, pose, finder.is_swapped(photo))
         frame = Frame(
             name=frame_name(photo, finder.root),
             image_path=photo,
@@ -117,104 +119,117 @@ def _mask(fields: Fields, root: Path) -> Path | None:
     return mask
 
 
-def _camera(document: Fields, frame: Fields, photo: tuple[int, int]) -> Cameras:
-    """The camera that a frame states, at the stated size, with the identity pose."""
-    width, height = (_size(document, frame, key, default) for key, default in (("w", photo[0]), ("h", photo[1])))
-    model, distortion = _lens(document, frame)
-    if model == "equirectangular":
-        fx, fy = width / 2, float(height)
-        cx, cy = width / 2, height / 2
-    else:
-        fx, fy = _focal(document, frame, width, height, model)
-        cx, cy = (
-            _stated(document, frame, key).number(key) if _stated(document, frame, key) is not None else middle / 2
-            for key, middle in (("cx", width), ("cy", height))
+class _Stated:
+    """What a frame and its file state about the camera; the frame goes first."""
+
+    def __init__(self, frame: Fields, document: Fields) -> None:
+        self.frame = frame
+        self._levels = (frame, document)
+
+    def level(self, *keys: str) -> Fields | None:
+        """The level that states one of the keys, or None."""
+        return next((level for level in self._levels if any(key in level for key in keys)), None)
+
+    def number(self, key: str, default: float) -> float:
+        level = self.level(key)
+        return default if level is None else level.number(key)
+
+    def size(self, key: str, default: int) -> int:
+        level = self.level(key)
+        if level is None:
+            return default
+        value = level.positive(key, "a size in pixels")
+        if value != int(value):
+            raise StudioError(
+                f"{level.place(key)} is {value:g}, but a size is a whole number.", fix="Correct the field."
+            )
+        return int(value)
+
+
+def _camera(stated: _Stated, photo: tuple[int, int], pose: npt.NDArray[np.float64], resized: bool) -> Cameras:
+    """The camera that a frame states, at the stated size or else at that of the photo."""
+    if resized and stated.level("w") is None and stated.level("fl_x", "fl_y", "cx", "cy") is not None:
+        raise StudioError(
+            f"{stated.frame.place('w')} is missing: without the full size, intrinsics in pixels cannot be brought to "
+            f"the {photo[0]}x{photo[1]} of the photo.",
+            fix="Add w and h.",
         )
-    identity = pose_tensor(rigid_pose([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], ""))
+    width, height = stated.size("w", photo[0]), stated.size("h", photo[1])
+    model, distortion = _lens(stated)
+    if model == "equirectangular":
+        fx, fy, cx, cy = width / 2, float(height), width / 2, height / 2
+    else:
+        fx, fy = _focal(stated, width, height, model)
+        cx, cy = stated.number("cx", width / 2), stated.number("cy", height / 2)
+    camera_to_world = flip_opengl(pose_tensor(pose))
     return Cameras.make(
-        identity, width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, model=model, distortion=distortion
+        camera_to_world, width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy, model=model, distortion=distortion
     )
 
 
-def _stated(document: Fields, frame: Fields, *keys: str) -> Fields | None:
-    """The level (frame, else file) that states one of the keys, or None."""
-    return next((level for level in (frame, document) if any(key in level for key in keys)), None)
-
-
-def _size(document: Fields, frame: Fields, key: str, default: int) -> int:
-    level = _stated(document, frame, key)
-    if level is None:
-        return default
-    value = level.positive(key, "a size in pixels")
-    if value != int(value):
-        raise StudioError(f"{level.place(key)} is {value:g}, but a size is a whole number.", fix="Correct the field.")
-    return int(value)
-
-
-def _focal(document: Fields, frame: Fields, width: int, height: int, model: CameraModel) -> tuple[float, float]:
-    keys = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
-    level = _stated(document, frame, *keys)
+def _focal(stated: _Stated, width: int, height: int, model: CameraModel) -> tuple[float, float]:
+    level = stated.level("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
     if level is None:
         raise StudioError(
-            f"{frame.place('fl_x')} is missing: neither the frame nor the file states a focal length.",
+            f"{stated.frame.place('fl_x')} is missing: neither the frame nor the file states a focal length.",
             fix="Add fl_x (pixels) or camera_angle_x (radians).",
         )
-    focal: list[float | None] = []
-    for key, angle_key, extent in (("fl_x", "camera_angle_x", width), ("fl_y", "camera_angle_y", height)):
-        if key in level:
-            focal.append(level.positive(key, "a focal length"))
-        elif angle_key in level:
-            angle = level.positive(angle_key, "a field of view")
-            if angle >= math.pi or model not in ("opencv", "pinhole"):
-                raise StudioError(
-                    f"{level.place(angle_key)} ({angle:g} radians) does not define the focal length of this camera.",
-                    fix=f"Give {key} in pixels instead.",
-                )
-            focal.append(extent / 2 / math.tan(angle / 2))
-        else:
-            focal.append(None)
-    fx = focal[0] if focal[0] is not None else focal[1]
-    fy = focal[1] if focal[1] is not None else focal[0]
+    along_x = _focal_along(level, "fl_x", "camera_angle_x", width, model)
+    along_y = _focal_along(level, "fl_y", "camera_angle_y", height, model)
+    fx = along_x if along_x is not None else along_y
+    fy = along_y if along_y is not None else along_x
     assert fx is not None
     assert fy is not None
     return fx, fy
 
 
-def _lens(document: Fields, frame: Fields) -> tuple[CameraModel, Sequence[float] | None]:
-    level = _stated(document, frame, "camera_model")
-    stated = level.text("camera_model") if level is not None else ""
-    if stated.upper() not in _MODELS:
-        assert level is not None
+def _focal_along(level: Fields, key: str, angle_key: str, extent: int, model: CameraModel) -> float | None:
+    """Focal length in pixels along one axis, or None where the level does not state it."""
+    if key in level:
+        return level.positive(key, "a focal length")
+    if angle_key not in level:
+        return None
+    angle = level.positive(angle_key, "a field of view")
+    if angle >= math.pi or model not in ("opencv", "pinhole"):
         raise StudioError(
-            f"{level.place('camera_model')} is '{stated}', which cannot be rendered.",
-            fix=f"Undistort the photos to PINHOLE; known models: {', '.join(m for m in _MODELS if m)}.",
+            f"{level.place(angle_key)} ({angle:g} radians) does not define the focal length of this camera.",
+            fix=f"Give {key} in pixels instead.",
         )
-    model = _MODELS[stated.upper()]
-    fisheye = _stated(document, frame, "is_fisheye")
+    return extent / 2 / math.tan(angle / 2)
+
+
+def _lens(stated: _Stated) -> tuple[CameraModel, Sequence[float] | None]:
+    level = stated.level("camera_model")
+    name = level.text("camera_model") if level is not None else ""
+    if level is not None and name.upper() not in _MODELS:
+        raise StudioError(
+            f"{level.place('camera_model')} is '{name}', which cannot be rendered.",
+            fix=f"Undistort the photos to PINHOLE; known models: {', '.join(_MODELS)}.",
+        )
+    model = _MODELS[name.upper()] if level is not None else "opencv"
+    fisheye = stated.level("is_fisheye")
     if fisheye is not None and fisheye.values["is_fisheye"] is True:
         model = "fisheye"
     if model not in _COEFFICIENTS:
         return model, None
-    values = [_coefficient(document, frame, key) for key in _COEFFICIENTS[model]]
+    values = [_coefficient(stated, key) for key in _COEFFICIENTS[model]]
     if any(values):
         return model, values
     return ("pinhole" if model == "opencv" else model), None
 
 
-def _coefficient(document: Fields, frame: Fields, key: str) -> float:
-    level = _stated(document, frame, key, "distortion_params")
+def _coefficient(stated: _Stated, key: str) -> float:
+    level = stated.level(key, "distortion_params")
     if level is None:
         return 0.0
     if key in level:
         return level.number(key)
-    if "distortion_params" not in level or key not in _COEFFICIENT_LIST:
+    if key not in _COEFFICIENT_LIST:
         return 0.0
     listed: list[Any] = level.items("distortion_params")
     if len(listed) != len(_COEFFICIENT_LIST):
         raise StudioError(
-            f"{level.place('distortion_params')} must have 6 numbers ({' '.join(_COEFFICIENT_LIST)}), got {len(listed)}."
+            f"{level.place('distortion_params')} must have 6 numbers, got {len(listed)}.",
+            fix=f"Their order is {' '.join(_COEFFICIENT_LIST)}.",
         )
-    position = _COEFFICIENT_LIST.index(key)
-    return Fields({f"distortion_params[{position}]": listed[position]}, level.source).number(
-        f"distortion_params[{position}]"
-    )
+    return level.element("distortion_params", _COEFFICIENT_LIST.index(key))

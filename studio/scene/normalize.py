@@ -69,7 +69,7 @@ def transform_scene(scene: Scene, similarity: Similarity) -> Scene:
     )
 
 
-def focus_point(poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, "3"] | None:
+def focus_point(poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, " 3"] | None:
     """The point with the least sum of squared distances to all optical axes, or None where they are parallel."""
     origins, forward = poses[:, :3, 3], poses[:, :3, 2]
     across = _across(forward)
@@ -90,7 +90,7 @@ def _standard_frame(poses: Float[Tensor, "n 4 4"], perspective: bool, method: No
     return Similarity(scale, rotation, -scale * rotation @ focus)
 
 
-def _looks_at(poses: Float[Tensor, "n 4 4"], focus: Float[Tensor, "3"]) -> bool:
+def _looks_at(poses: Float[Tensor, "n 4 4"], focus: Float[Tensor, " 3"]) -> bool:
     """Whether the cameras surround (at least part of the way) the point, rather than facing forward or outward."""
     forward = poses[:, :3, 2]
     # The smallest eigenvalue is the mean squared sine of the angle to the direction that all axes share most.
@@ -104,7 +104,7 @@ def _across(forward: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
     return torch.eye(3, dtype=forward.dtype) - forward[:, :, None] * forward[:, None, :]
 
 
-def _turn_up(up: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+def _turn_up(up: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
     """The smallest rotation that takes `up` to +z; none where the cameras have no common up direction."""
     length = float(up.norm())
     if length < 0.1:

@@ -155,6 +155,23 @@ class PhotoStore(Sequence[Photo]):
             pending = self._pending.get(index)
         return pending.result() if pending is not None else self._load_and_keep(index)
 
+    def get(self, index: int, downscale: float = 1) -> Photo:
+        """As ``self[index]``, reduced once more by `downscale`; reduced photos are kept in the same bounded cache."""
+        index = range(len(self))[index]
+        if downscale == 1:
+            return self[index]
+        photo = self._cache.get((index, downscale))
+        if not isinstance(photo, Photo):
+            photo = self[index].downscaled(downscale)
+            self._cache.put((index, downscale), photo, photo.nbytes)
+        return photo
+
+    @property
+    def capacity(self) -> int:
+        """About how many photos the cache holds at once; at least 1."""
+        pixels = max((camera.size[0] * camera.size[1] for camera in self._resized), default=1)
+        return max(1, self._cache.limit // (pixels * 5))
+
     def camera(self, index: int) -> Cameras:
         """The camera of `self[index]`, without decoding the photo."""
         camera = self._resized[index]

@@ -81,8 +81,8 @@ def _resample_strips(
 
 
 def _average(
-    values: Float[Tensor, "..."], dim: int, length: int, new_length: int, wanted: range, first: int
-) -> Float[Tensor, "..."]:
+    values: Float[Tensor, "*shape"], dim: int, length: int, new_length: int, wanted: range, first: int
+) -> Float[Tensor, "*shape"]:
     """Mean over the area of each wanted new pixel along one axis.
 
     Args:

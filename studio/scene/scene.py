@@ -84,10 +84,8 @@ class Scene:
     @property
     def evaluation_split(self) -> Split:
         """The split that held-out figures are measured on: test, else val, else train."""
-        for name in ("test", "val"):
-            if self.split(name):  # type: ignore[arg-type]
-                return name  # type: ignore[return-value]
-        return "train"
+        held_out: tuple[Split, ...] = ("test", "val")
+        return next((name for name in held_out if self.split(name)), "train")
 
     @property
     def camera_extent(self) -> float:
