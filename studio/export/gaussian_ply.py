@@ -1,0 +1,141 @@
+"""Gaussian splats as PLY in the layout of the original implementation (Kerbl 2023), which every viewer reads."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+import torch
+
+from studio.errors import StudioError
+from studio.export.gaussians import GaussianCloud
+from studio.export.ply import PlyElement, PlyHeader, read_ply_header, read_ply_vertices
+from studio.files import atomic_write
+
+_ROWS_AT_ONCE = 1 << 16
+_REST_TO_DEGREE = {3 * ((degree + 1) ** 2 - 1): degree for degree in range(5)}
+
+
+def gaussian_ply_properties(sh_degree: int) -> list[str]:
+    """The property names in file order: x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_*."""
+    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    return [
+        *("x", "y", "z", "nx", "ny", "nz"),
+        *(f"f_dc_{i}" for i in range(3)),
+        *(f"f_rest_{i}" for i in range(rest)),
+        "opacity",
+        *(f"scale_{i}" for i in range(3)),
+        *(f"rot_{i}" for i in range(4)),
+    ]
+
+
+def write_gaussian_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> None:
+    """Write raw (pre-activation) values, binary little endian, float32, normals zero.
+
+    `f_rest` runs channel by channel: all red coefficients from degree 1 on, then green, then blue.
+
+    Args:
+        path: Appears whole or not at all.
+        cloud: In the frame the file shall have; undo a scene's normalisation with `cloud.transformed` first.
+
+    Raises:
+        StudioError: The file cannot be written.
+    """
+    names = gaussian_ply_properties(cloud.sh_degree)
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}"]
+    header += [*(f"property float {name}" for name in names), "end_header", ""]
+    with atomic_write(path) as file:
+        file.write("\n".join(header).encode("ascii"))
+        for start in range(0, len(cloud), _ROWS_AT_ONCE):
+            part = cloud.select(torch.arange(start, min(start + _ROWS_AT_ONCE, len(cloud)), device=cloud.means.device))
+            columns = [
+                part.means,
+                torch.zeros_like(part.means),
+                part.sh[:, 0],
+                part.sh[:, 1:].transpose(1, 2).flatten(1),
+                part.logit_opacities[:, None],
+                part.log_scales,
+                part.quats,
+            ]
+            table = torch.cat([column.detach().cpu().float() for column in columns], dim=1)
+            file.write(table.numpy().astype("<f4", copy=False).tobytes())
+
+
+def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
+    """Read a splat PLY: ASCII or binary, any order of properties, with or without normals, degree 0 to 4.
+
+    Properties that are not part of a splat are ignored. Doubles are rounded to float32.
+
+    Raises:
+        StudioError: No PLY, no splat, compressed, truncated, or with values that are not numbers; names the file and
+            the property.
+    """
+    header = read_ply_header(path)
+    _refuse_other_kinds(header)
+    table = read_ply_vertices(header)
+    vertex = header.element("vertex")
+    assert vertex is not None  # read_ply_vertices has raised otherwise
+    degree = _degree(header, vertex)
+
+    def columns(names: list[str]) -> torch.Tensor:
+        values = np.empty((len(table), len(names)), np.float32)
+        for i, name in enumerate(names):
+            values[:, i] = table[name]
+            # Infinite scales and opacities are how exact 0 and 1 look before activation; others have no meaning.
+            bad = np.isnan(values[:, i]) if name.startswith(("opacity", "scale_")) else ~np.isfinite(values[:, i])
+            if bad.any():
+                raise StudioError(
+                    f"{header.path}: the property '{name}' is not a number for {int(bad.sum()):,} of {len(table):,} "
+                    f"Gaussians (first: {int(bad.argmax())}).",
+                    fix="Export it again, or remove these Gaussians in a splat editor.",
+                )
+        return torch.from_numpy(values)
+
+    rest = columns([f"f_rest_{i}" for i in range(3 * ((degree + 1) ** 2 - 1))])
+    constant = columns([f"f_dc_{i}" for i in range(3)])
+    return GaussianCloud(
+        means=columns(["x", "y", "z"]),
+        quats=columns([f"rot_{i}" for i in range(4)]),
+        log_scales=columns([f"scale_{i}" for i in range(3)]),
+        logit_opacities=columns(["opacity"])[:, 0],
+        sh=torch.cat([constant[:, None], rest.view(len(table), 3, (degree + 1) ** 2 - 1).transpose(1, 2)], dim=1),
+    )
+
+
+def _refuse_other_kinds(header: PlyHeader) -> None:
+    vertex = header.element("vertex")
+    names = set(vertex.names) if vertex is not None else set()
+    if "packed_position" in names:
+        raise StudioError(
+            f"{header.path}: is a SuperSplat compressed PLY (property 'packed_position'), which is not read here.",
+            fix="Convert it to a plain splat PLY first, for example by saving it as .ply in SuperSplat.",
+        )
+    if vertex is not None and {"x", "y", "z"} <= names and not names & {"f_dc_0", "opacity", "scale_0", "rot_0"}:
+        kind = "a mesh" if (face := header.element("face")) is not None and face.count else "a point cloud"
+        raise StudioError(
+            f"{header.path}: is {kind}, not a Gaussian splat: the property 'f_dc_0' is missing.",
+            fix="Name a splat PLY; a point cloud can serve as initial points of training.",
+        )
+
+
+def _degree(header: PlyHeader, vertex: PlyElement) -> int:
+    names = set(vertex.names)
+    for name in gaussian_ply_properties(0):
+        if name not in names and name not in ("nx", "ny", "nz"):
+            raise StudioError(
+                f"{header.path}: the property '{name}' is missing, which a Gaussian splat needs.",
+                fix="Export it again as a 3D Gaussian splat PLY.",
+            )
+    rest = {name for name in names if re.fullmatch(r"f_rest_\d+", name)}
+    degree = _REST_TO_DEGREE.get(len(rest))
+    if degree is None:
+        raise StudioError(
+            f"{header.path}: has {len(rest)} properties 'f_rest_*'; spherical harmonics of degree 0 to 4 have "
+            f"{', '.join(map(str, _REST_TO_DEGREE))}.",
+            fix="Export it again.",
+        )
+    for i in range(len(rest)):
+        if f"f_rest_{i}" not in rest:
+            raise StudioError(f"{header.path}: the property 'f_rest_{i}' is missing.", fix="Export it again.")
+    return degree

@@ -1,0 +1,225 @@
+"""Reading the vertex table of PLY files: ASCII and binary of both byte orders, any scalar properties."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from studio.errors import StudioError
+
+_SCALARS = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+    "double": "f8", "float64": "f8",
+}  # fmt: skip
+_FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_LONGEST_HEADER = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Property:
+    name: str
+    type: str
+    count_type: str | None = None
+    """The type of a list's length; None for a scalar."""
+
+
+@dataclass(frozen=True)
+class PlyElement:
+    """One table of a PLY file, as its header describes it."""
+
+    name: str
+    count: int
+    properties: tuple[_Property, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Property names in file order."""
+        return tuple(property_.name for property_ in self.properties)
+
+    def dtype(self, order: str) -> np.dtype:
+        return np.dtype([(p.name, order + _SCALARS[p.type]) for p in self.properties])
+
+    @property
+    def has_lists(self) -> bool:
+        return any(p.count_type is not None for p in self.properties)
+
+
+@dataclass(frozen=True)
+class PlyHeader:
+    """What stands before `end_header`."""
+
+    path: Path
+    order: str
+    """Byte order of a binary file, "<" or ">"; empty for ASCII."""
+    elements: tuple[PlyElement, ...]
+    comments: tuple[str, ...]
+    size: int
+    """Bytes up to the first byte of data."""
+
+    def element(self, name: str) -> PlyElement | None:
+        """The element of that name, if there is one."""
+        return next((element for element in self.elements if element.name == name), None)
+
+
+def read_ply_header(path: str | os.PathLike[str]) -> PlyHeader:
+    """Parse the header.
+
+    Raises:
+        StudioError: No such file, not a PLY, or a malformed header; names the file and the line.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return _parse_header(path, file)
+    except OSError as error:
+        raise StudioError(f"{path}: cannot be read ({error.strerror or error}).", fix="Check the path.") from error
+
+
+def read_ply_vertices(header: PlyHeader) -> np.ndarray:
+    """The `vertex` element as a structured array: one row a vertex, one field a property, in the file's own types.
+
+    A binary file is mapped, not loaded: only the fields that are used are read.
+
+    Raises:
+        StudioError: No vertex element, list properties in it, or fewer data than the header promises.
+    """
+    vertex = header.element("vertex")
+    if vertex is None:
+        names = ", ".join(element.name for element in header.elements) or "none"
+        raise StudioError(f"{header.path}: has no element 'vertex' (elements: {names}).", fix="Is this the right file?")
+    if vertex.has_lists:
+        name = next(p.name for p in vertex.properties if p.count_type is not None)
+        raise StudioError(f"{header.path}: the vertex property '{name}' is a list; only numbers are understood.")
+    if len(set(vertex.names)) != len(vertex.names):
+        raise StudioError(f"{header.path}: a vertex property is declared twice ({', '.join(vertex.names)}).")
+    before = header.elements[: header.elements.index(vertex)]
+    if header.order == "":
+        return _read_ascii(header, vertex, skip=sum(element.count for element in before))
+    start = header.size
+    for element in before:
+        start += _binary_size(header, element, start)
+    dtype = vertex.dtype(header.order)
+    available = max(header.path.stat().st_size - start, 0)
+    if available < vertex.count * dtype.itemsize:
+        raise _truncated(header, vertex, available // dtype.itemsize)
+    if vertex.count == 0 or dtype.itemsize == 0:
+        return np.zeros(vertex.count, dtype)
+    return np.memmap(header.path, dtype=dtype, mode="r", offset=start, shape=(vertex.count,))
+
+
+def _parse_header(path: Path, file: BinaryIO) -> PlyHeader:
+    if file.read(3) != b"ply" or file.readline(8).strip() != b"":
+        file.seek(0)
+        raise StudioError(f"{path}: is not a PLY file{_what_else(file.read(4))}.", fix="Name a .ply file.")
+    order: str | None = None
+    elements: list[PlyElement] = []
+    comments: list[str] = []
+    number = 1
+    while file.tell() < _LONGEST_HEADER:
+        raw = file.readline(4096)
+        number += 1
+        if not raw.endswith(b"\n"):
+            break
+        words = raw.decode("utf-8", errors="replace").split()
+        match words:
+            case ["end_header"]:
+                if order is None:
+                    raise StudioError(f"{path}: the PLY header names no format.")
+                return PlyHeader(path, order, tuple(elements), tuple(comments), file.tell())
+            case ["format", name, "1.0"] if name in _FORMATS:
+                order = _FORMATS[name]
+            case ["comment" | "obj_info", *rest]:
+                comments.append(" ".join(rest))
+            case ["element", name, count] if count.isdecimal():
+                elements.append(PlyElement(name, int(count), ()))
+            case ["property", "list", count_type, type_, name] if (
+                elements and count_type in _SCALARS and type_ in _SCALARS
+            ):
+                elements[-1] = _with(elements[-1], _Property(name, type_, count_type))
+            case ["property", type_, name] if elements and type_ in _SCALARS:
+                elements[-1] = _with(elements[-1], _Property(name, type_))
+            case []:
+                continue
+            case _:
+                line = " ".join(words)[:80]
+                raise StudioError(f"{path}: line {number} of the PLY header is not understood: '{line}'.")
+    raise StudioError(f"{path}: the PLY header has no end; the file is truncated.", fix="Fetch or export it again.")
+
+
+def _with(element: PlyElement, property_: _Property) -> PlyElement:
+    return PlyElement(element.name, element.count, (*element.properties, property_))
+
+
+def _what_else(start: bytes) -> str:
+    if start == b"":
+        return " (it is empty)"
+    if start[:2] == b"\x1f\x8b" or start == b"NGSP":
+        return " but looks like a compressed SPZ splat"
+    if start[:2] == b"PK":
+        return " but a zip archive"
+    return f" (it starts with {start!r})"
+
+
+def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
+    """Bytes of an element that stands before the vertices; lists make its rows differ in length."""
+    if not element.has_lists:
+        return element.count * element.dtype(header.order).itemsize
+    size = 0
+    with open(header.path, "rb") as file:
+        file.seek(start)
+        for row in range(element.count):
+            for p in element.properties:
+                width = np.dtype(_SCALARS[p.type]).itemsize
+                if p.count_type is None:
+                    file.seek(width, os.SEEK_CUR)
+                    size += width
+                    continue
+                count_type = np.dtype(header.order + _SCALARS[p.count_type])
+                raw = file.read(count_type.itemsize)
+                if len(raw) < count_type.itemsize:
+                    raise _truncated(header, element, row)
+                count = int(np.frombuffer(raw, count_type)[0])
+                file.seek(count * width, os.SEEK_CUR)
+                size += count_type.itemsize + count * width
+    return size
+
+
+def _read_ascii(header: PlyHeader, vertex: PlyElement, skip: int) -> np.ndarray:
+    rows: list[bytes] = []
+    with open(header.path, "rb") as file:
+        file.seek(header.size)
+        for line in file:
+            if not line.strip():
+                continue
+            if skip > 0:
+                skip -= 1
+                continue
+            if len(rows) == vertex.count:
+                break
+            rows.append(line)
+    if len(rows) < vertex.count:
+        raise _truncated(header, vertex, len(rows))
+    table = np.empty(vertex.count, vertex.dtype("="))
+    for index, line in enumerate(rows):
+        try:
+            table[index] = tuple(map(float, line.split()))
+        except ValueError as error:
+            text = line.decode("utf-8", errors="replace").strip()[:60]
+            raise StudioError(
+                f"{header.path}: vertex {index} has not {len(vertex.properties)} numbers: '{text}'.",
+                fix="Fetch or export it again.",
+            ) from error
+    return table
+
+
+def _truncated(header: PlyHeader, element: PlyElement, found: int) -> StudioError:
+    return StudioError(
+        f"{header.path}: the file is truncated: the header promises {element.count:,} of element '{element.name}', "
+        f"there are {found:,}.",
+        fix="Fetch or export it again.",
+    )
