@@ -5,9 +5,11 @@ Pixels are taken as stored: EXIF orientation is not applied, because camera pose
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +34,14 @@ def photo_size(path: Path) -> tuple[int, int]:
     Raises:
         StudioError: The file is missing or its header is not that of a picture.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return picture.size
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as picture:
+        return picture.size
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether a photo has transparency, by its header; raises as `photo_size`."""
+    with _opened(path) as picture:
+        return _is_transparent(picture)
 
 
 def decode_photo(path: Path) -> npt.NDArray[np.uint8]:
@@ -49,14 +52,9 @@ def decode_photo(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         StudioError: The file is missing, truncated, damaged, or of a pixel type that is no photo.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.load()
-                return _to_rgb(picture, path)
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as picture:
+        picture.load()
+        return _to_rgb(picture, path)
 
 
 def decode_mask(path: Path) -> npt.NDArray[np.bool_]:
@@ -72,6 +70,19 @@ def decode_mask(path: Path) -> npt.NDArray[np.bool_]:
     return bright & (pixels[..., 3] >= 128) if pixels.shape[-1] == 4 else bright
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture with its header read; whatever its decoder raises in the block becomes a StudioError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
+            yield picture
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+
+
 def _to_rgb(picture: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
     mode = picture.mode
     if mode in _SIXTEEN_BIT:
@@ -82,8 +93,11 @@ def _to_rgb(picture: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
         return np.repeat(grey[..., None], 3, axis=-1)
     if mode == "F":
         raise StudioError(f"{path}: holds floating-point values, not sRGB.", fix="Save it as an 8- or 16-bit picture.")
-    has_alpha = "A" in mode or "a" in mode or "transparency" in picture.info
-    return np.array(picture.convert("RGBA" if has_alpha else "RGB"))
+    return np.array(picture.convert("RGBA" if _is_transparent(picture) else "RGB"))
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
 
 
 def _unreadable(path: Path, error: BaseException) -> StudioError:
