@@ -1,0 +1,76 @@
+"""`studio doctor`: what this machine offers, and what is missing."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from studio.devices.report import DoctorReport
+
+
+@dataclass
+class Doctor:
+    """Show devices, memory, disk space and optional packages: available, or the reason why not and what helps."""
+
+    json: bool = False
+    """Print a list of objects (group, name, status, summary, fix, details) instead of a table."""
+    runs: Path = Path("runs")
+    """Folder of the runs, whose disk space is shown."""
+
+    def run(self) -> None:
+        """Print the report; exits with status 1 if the studio cannot work."""
+        doctor(self.json, runs=self.runs)
+
+
+def doctor(json: bool = False, *, runs: Path = Path("runs")) -> None:
+    """Examine the machine and print the report.
+
+    Args:
+        json: As a list of objects instead of a table.
+        runs: Folder of the runs.
+
+    Raises:
+        SystemExit: Status 1, after printing, if something that the studio cannot do without is missing.
+    """
+    from studio.devices.report import examine
+
+    report = examine(runs)
+    if json:
+        print(json_module.dumps(report.to_json(), indent=2))
+    else:
+        _print(report)
+    if not report.healthy:
+        raise SystemExit(1)
+
+
+def _print(report: DoctorReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {
+        "ok": ("ok", "green"),
+        "unavailable": ("--", "dim"),
+        "warning": ("!", "yellow"),
+        "error": ("x", "bold red"),
+    }
+    titles = {"system": "System", "device": "Devices", "storage": "Storage", "backend": "Optional packages"}
+    console = Console(highlight=False)
+    for group, title in titles.items():
+        rows = [finding for finding in report.findings if finding.group == group]
+        if not rows:
+            continue
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 1)
+        )
+        for finding in rows:
+            # Text, not markup: a path may contain brackets.
+            summary = Text(finding.summary, overflow="fold")
+            if finding.fix:
+                summary.append(f"\n{finding.fix}", style="cyan")
+            table.add_row(Text(*marks[finding.status]), Text(finding.name, no_wrap=True), summary)
+        console.print(table)
+        console.print()
