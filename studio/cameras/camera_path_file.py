@@ -84,12 +84,11 @@ def read_camera_path(path: str | PathLike[str]) -> CameraPath:
     width = _size(data, "render_width", name)
     height = _size(data, "render_height", name)
     entries = data.get("camera_path")
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not entries:
         raise StudioError(
-            f"{name}: camera_path must be a list of cameras.", fix="Export the path from the viewer again."
+            f"{name}: camera_path must be a list of at least one camera.",
+            fix="Add keyframes in the viewer and save the path again.",
         )
-    if not entries:
-        raise StudioError(f"{name}: camera_path is empty.", fix="Add keyframes in the viewer and save the path again.")
     poses, lenses = [], []
     for i, entry in enumerate(entries):
         where = f"{name}: camera_path[{i}]"
@@ -236,9 +235,8 @@ def _lens(entry: dict[str, Any], model: CameraModel, width: int, height: int, wh
 
 def _speed(data: dict[str, Any], frames: int, name: str) -> float:
     """Frames per second."""
-    given = {
-        field: _number(data[field], f"{name}: {field}") for field in ("fps", "seconds") if data.get(field) is not None
-    }
+    named = [field for field in ("fps", "seconds") if data.get(field) is not None]
+    given = {field: _number(data[field], f"{name}: {field}") for field in named}
     for field, value in given.items():
         if value <= 0:
             raise StudioError(f"{name}: {field} must be above zero, got {value:g}.")

@@ -179,7 +179,7 @@ class Cameras:
     def with_poses(self, camera_to_world: Float[Tensor, "*poses 4 4"]) -> Cameras:
         """The same lens at other poses; this batch must broadcast to theirs."""
         batch = camera_to_world.shape[:-2]
-        lens = self._each(lambda t: t.expand(*batch, *t.shape[self.ndim :]))
+        lens = self._each(lambda t: t.expand((*batch, *t.shape[self.ndim :])))
         return replace(lens, camera_to_world=camera_to_world.to(self.camera_to_world))
 
     # ------------------------------------------------------------- batch shape
@@ -216,8 +216,8 @@ class Cameras:
 
     def reshape(self, *shape: int) -> Cameras:
         """Reshape the batch axes; one may be -1."""
-        batch = self.fx.reshape(*shape).shape
-        return self._each(lambda t: t.reshape(*batch, *t.shape[self.ndim :]))
+        batch = self.fx.reshape(shape).shape
+        return self._each(lambda t: t.reshape((*batch, *t.shape[self.ndim :])))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
         """Move to a device and/or change the floating-point type (sizes stay int64)."""
@@ -437,7 +437,7 @@ class Cameras:
 
     def _trailing(self, value: Tensor, extra: int) -> Tensor:
         """Insert ``extra`` axes of length 1 after the batch axes."""
-        return value.reshape(*self.shape, *(1,) * extra, *value.shape[self.ndim :])
+        return value.reshape((*self.shape, *(1,) * extra, *value.shape[self.ndim :]))
 
     def _focal(self, extra: int) -> Tensor:
         return self._trailing(torch.stack([self.fx, self.fy], dim=-1), extra)

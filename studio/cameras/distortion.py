@@ -12,8 +12,10 @@ points fold back into the picture, so every function here that can meet such poi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -100,22 +102,7 @@ def radial_limit(coefficients: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*bat
     ``r n/d`` is ``((n + 2 s n') d - 2 s n d') / d^2``: the limit is the first positive root of that numerator or of d.
     """
 
-    def limit(rows: Tensor) -> Tensor:
-        k1, k2, _, _, k3, k4, k5, k6 = rows.unbind(-1)
-        one, zero = torch.ones_like(k1), torch.zeros_like(k1)
-        numerator, denominator = [one, k1, k2, k3], [one, k4, k5, k6]
-        grown = [one, 3 * k1, 5 * k2, 7 * k3]
-        slope = [zero, 2 * k4, 4 * k5, 6 * k6]
-        turning = [
-            sum(
-                (grown[i] * denominator[n - i] - numerator[i] * slope[n - i] for i in range(4) if 0 <= n - i < 4),
-                start=zero,
-            )
-            for n in range(7)
-        ]
-        return torch.minimum(_first_positive_root(turning[1:]), _first_positive_root(denominator[1:])).sqrt()
-
-    return _per_distinct_row(limit, coefficients)
+    return _per_distinct_row(_radial_limit, coefficients)
 
 
 def fisheye_distort_angle(
@@ -154,11 +141,7 @@ def fisheye_undistort_angle(
 def fisheye_angle_limit(coefficients: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch"]:
     """Angle in radians, at most pi, up to which `fisheye_distort_angle` grows."""
 
-    def limit(rows: Tensor) -> Tensor:
-        k1, k2, k3, k4 = rows[..., :4].unbind(-1)
-        return _first_positive_root([3 * k1, 5 * k2, 7 * k3, 9 * k4]).sqrt().clamp(max=math.pi)
-
-    return _per_distinct_row(limit, coefficients)
+    return _per_distinct_row(_fisheye_limit, coefficients)
 
 
 def _radial_factor(r2: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,29 +217,61 @@ def _solve_fisheye(distorted: Tensor, coefficients: Tensor) -> tuple[Tensor, Ten
     return theta, residual.abs() <= tolerance
 
 
-def _first_positive_root(coefficients: list[Tensor]) -> Tensor:
-    """Smallest positive root of ``1 + c1 s + ... + cn s^n`` (infinite where there is none).
+@functools.lru_cache(maxsize=4096)
+def _radial_limit(row: tuple[float, ...]) -> float:
+    k1, k2, _, _, k3, k4, k5, k6 = row
+    numerator, denominator = [1.0, k1, k2, k3], [1.0, k4, k5, k6]
+    grown = [(2 * i + 1) * c for i, c in enumerate(numerator)]  # n + 2 s n'
+    slope = [2 * i * c for i, c in enumerate(denominator)]  # 2 s d'
+    turning = [0.0] * 7
+    for i in range(4):
+        for j in range(4):
+            turning[i + j] += grown[i] * denominator[j] - numerator[i] * slope[j]
+    return math.sqrt(min([math.inf, *_positive_roots(turning), *_positive_roots(denominator)]))
 
-    The reversed polynomial in ``1/s`` is monic whatever its coefficients, so vanishing leading coefficients (the usual
-    case) need no care: they only add roots ``1/s = 0``.
+
+@functools.lru_cache(maxsize=4096)
+def _fisheye_limit(row: tuple[float, ...]) -> float:
+    roots = _positive_roots([(2 * i + 1) * c for i, c in enumerate((1.0, *row[:4]))])
+    return min([math.pi, *map(math.sqrt, roots)])
+
+
+def _positive_roots(coefficients: list[float]) -> list[float]:
+    """Roots of ``c0 + c1 s + ... + cn s^n`` in (0, 1e9] where it changes sign, in order.
+
+    Between the roots of its derivative a polynomial is monotone, so bisection there misses none and needs no care for
+    vanishing or tiny leading coefficients, unlike the eigenvalues of a companion matrix.
     """
-    degree = len(coefficients)
-    companion = coefficients[0].new_zeros(*coefficients[0].shape, degree, degree)
-    companion[..., 0, :] = -torch.stack(coefficients, dim=-1)
-    for i in range(1, degree):
-        companion[..., i, i - 1] = 1
-    inverse = torch.linalg.eigvals(companion)
-    # 1e-9: roots further out than s = 1e9 (a ray within 0.002 degrees of the image plane) are rounding noise.
-    real = (inverse.imag.abs() <= 1e-7 * inverse.abs()) & (inverse.real > 1e-9)
-    return 1 / torch.where(real, inverse.real, torch.zeros_like(inverse.real)).amax(-1)
+    if len(coefficients) < 2:
+        return []
+
+    def value(s: float) -> float:
+        total = 0.0
+        for c in reversed(coefficients):
+            total = total * s + c
+        return total
+
+    # A ray at s = 1e9 is within 0.002 degrees of the image plane.
+    stops = [0.0, *_positive_roots([i * c for i, c in enumerate(coefficients)][1:]), 1e9]
+    roots = []
+    for low, high in pairwise(stops):
+        sign = value(low) < 0
+        if sign == (value(high) < 0):
+            continue
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if (value(middle) < 0) == sign else (low, middle)
+        roots.append(high)
+    return roots
 
 
-def _per_distinct_row(function: Callable[[Tensor], Tensor], coefficients: Tensor) -> Tensor:
-    """Apply a costly function of coefficient rows once for each distinct row, in float64 on the host.
+def _per_distinct_row(function: Callable[[tuple[float, ...]], float], coefficients: Tensor) -> Tensor:
+    """Apply a function of one lens to rows of coefficients, once for each distinct row. Not differentiated.
 
-    A batch of rays names one camera a ray, but a scene has few distinct lenses. Not differentiated.
+    A batch of rays names one camera a ray, but a scene has few distinct lenses.
     """
     rows = coefficients.detach().reshape(-1, 8)
+    if len(rows) and bool((rows == rows[:1]).all()):
+        return rows.new_full(coefficients.shape[:-1], function(tuple(rows[0].tolist())))
     distinct, inverse = torch.unique(rows, dim=0, return_inverse=True)
-    values = function(distinct.cpu().double()).to(device=rows.device, dtype=rows.dtype)
+    values = rows.new_tensor([function(tuple(row)) for row in distinct.tolist()])
     return values[inverse].reshape(coefficients.shape[:-1])

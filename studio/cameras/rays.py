@@ -41,7 +41,7 @@ class Rays:
         return self._each(lambda t: t[index])
 
     def reshape(self, *shape: int) -> Rays:
-        return self._each(lambda t: t.reshape(*shape, *t.shape[len(self.shape) :]))
+        return self._each(lambda t: t.reshape((*shape, *t.shape[len(self.shape) :])))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Rays:
         return self._each(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))

@@ -81,7 +81,7 @@ def undistortion_map(camera: Cameras, coverage: Coverage = "same") -> Undistorti
 
     Raises:
         StudioError: If the model has no pinhole counterpart, or with ``full``, if a part of the photo looks 90 degrees
-            or more off the axis, which no pinhole camera shows.
+            or more off the axis, which no pinhole camera shows, or with ``crop``, if all edges do.
         ValueError: If ``camera`` is a batch.
     """
     if camera.ndim != 0:
@@ -160,6 +160,11 @@ def _zoom_to_crop(lens: Cameras, edge: Tensor) -> float:
         high *= 2
     while shown(low):
         low /= 2
+        if low < 1e-3:
+            raise StudioError(
+                "This photo shows half a sphere or more: no pinhole camera fits its content.",
+                fix="Undistort with the same focal length instead.",
+            )
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if shown(middle) else (middle, high)
