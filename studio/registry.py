@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 GROUP = "studio.plugins"
 ENVIRONMENT = "STUDIO_PLUGINS"
-PROBE_SECONDS = 10.0
+PROBE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,8 @@ def load_plugin_class(entry: PluginEntry) -> type[Plugin]:
         for method in CAPABILITIES[capability]:
             if getattr(cls, method, None) is getattr(base, method, None):
                 raise StudioError(
-                    f"Plugin '{entry.name}' declares the capability '{capability}' but {entry.spec.target} has no method '{method}'."
+                    f"Plugin '{entry.name}' declares the capability '{capability}', "
+                    f"but {entry.spec.target} has no method '{method}'."
                 )
     if not issubclass(cls, Plugin) or "train" in vars(cls):
         raise StudioError(f"Plugin '{entry.name}': {entry.spec.target} overrides nn.Module.train, which breaks eval().")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "toy_plugins"))
 
 
 def _find_data() -> Path | None:
@@ -21,3 +24,20 @@ def data_dir() -> Path:
     if found is None:
         pytest.skip("real data not found: set STUDIO_DATA to its folder")
     return found
+
+
+@pytest.fixture
+def toy_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Registers `toy-rays` (a field) and `toy-gauss` (a generator) in this process and its children."""
+    folder = str(Path(__file__).parent / "toy_plugins")
+    monkeypatch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("STUDIO_PLUGINS", "toy-rays=toy_specs:RAYS,toy-gauss=toy_specs:GAUSS")
+
+
+@pytest.fixture
+def tiny_scene(tmp_path: Path) -> Path:
+    """A folder of ten 24x16 photos of a coloured gradient seen from a ring of cameras, as transforms.json."""
+    from tiny_scenes import write_ring_scene
+
+    return write_ring_scene(tmp_path / "ring")

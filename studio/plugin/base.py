@@ -25,7 +25,7 @@ Metrics = Mapping[str, "float | Tensor"]
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """What a Field is built from: the plain facts of a scene, saved with the run so that it loads without the photos."""
+    """What a Field is built from: plain facts of a scene, saved with the run so that it loads without the photos."""
 
     num_train: int = 1
     """Training photos; per-photo parameters have this many rows."""
@@ -211,6 +211,6 @@ class Generator(Plugin):
 
     def sample(
         self, n: int, condition: Any = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, n *shape] | list[str]:
+    ) -> Float[Tensor, n * shape] | list[str]:
         """Draw `n` samples, without gradients; equal generator states give equal samples."""
         raise NotImplementedError

@@ -115,6 +115,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else _from_plain(hint, value, where)  # type: ignore[arg-type]
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is Any or (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (hint in (str, bool) and isinstance(value, hint)):
+    elif (
+        hint is Any
+        or (hint is int and isinstance(value, int) and not isinstance(value, bool))
+        or (hint in (str, bool) and isinstance(value, hint))
+    ):
         return value
     raise StudioError(f"{where}: {value!r} is not a valid {getattr(hint, '__name__', hint)}.")

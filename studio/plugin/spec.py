@@ -110,5 +110,5 @@ def api_mismatch(api: str) -> str | None:
     except InvalidSpecifier:
         return f"api {api!r} is not a version range such as '>=1,<2'"
     if API_VERSION not in admitted:
-        return f"needs plugin API {api}, this studio has {API_VERSION}; install matching versions of the plugin and neural-studio"
+        return f"needs plugin API {api}, this studio has {API_VERSION}; install versions that match"
     return None

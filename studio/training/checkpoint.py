@@ -69,8 +69,10 @@ def load_state(path: Path, *, device: str | torch.device = "cpu") -> dict[str, A
 def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The tree with each tensor replaced by a reference to its name in `tensors`."""
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {_TENSOR: path}
+        # A key that contains a slash can lead to the path of another tensor.
+        name = path if path not in tensors else f"{path}#{len(tensors)}"
+        tensors[name] = value
+        return {_TENSOR: name}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, (str, int)) or key == _TENSOR:

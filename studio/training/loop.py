@@ -17,9 +17,11 @@ from studio.errors import StudioError
 from studio.files import remove_leftovers
 from studio.plugin.base import Plugin, TrainingContext
 from studio.training.checkpoint import load_state, save_state
-from studio.training.randomness import random_state, restore_random_state, seed_everything
+from studio.training.randomness import random_state, restore_random_state, seed_everything, stream_seed
 from studio.training.run import RunFolder
 from studio.training.sources import BatchSource
+
+_PLUGIN = 3
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,12 @@ class Trainer:
             total_steps=settings.total_steps,
             seed=settings.seed,
             device=plugin.device,
-            generator=torch.Generator().manual_seed(settings.seed + 2),
+            generator=torch.Generator().manual_seed(stream_seed(settings.seed, _PLUGIN)),
             budget_seconds=settings.budget_seconds,
         )
         plugin.setup_training(self.context)
+        # Put back when training begins: whatever draws numbers in between (another run, a notebook) changes nothing.
+        self._random = random_state()
 
     @property
     def elapsed(self) -> float:
@@ -150,7 +154,7 @@ class Trainer:
         self.plugin.load_training_state(state["training"])
         self.source.load_state(state["source"])
         self.context.generator.set_state(state["generator"])
-        restore_random_state(state["random"])
+        self._random = state["random"]
         self.step = state["step"]
         self._seconds_before = state["seconds"]
         self.run.rewind_metrics(self.step)
@@ -164,6 +168,7 @@ class Trainer:
         """
         for observer in self.observers:
             observer.on_start(self)
+        restore_random_state(self._random)
         self.plugin.train()
         last_save, saved_at = time.perf_counter(), -1
         reason = "finished"
@@ -192,6 +197,7 @@ class Trainer:
                 saved_at = -1
             if saved_at != self.step:
                 self.save_checkpoint()
+        self._random = random_state()
         self.plugin.eval()
         result = TrainingResult(self.step, self.elapsed, reason, dict(self.figures))
         for observer in self.observers:

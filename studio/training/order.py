@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from studio.training.randomness import stream_seed
+
 
 class ShuffledOrder:
     """Endless stream of indices in [0, n): every index once an epoch, in an order drawn from (seed, epoch).
@@ -36,8 +38,7 @@ class ShuffledOrder:
 
     def _epoch_order(self, epoch: int) -> list[int]:
         if epoch != self._epoch:
-            # Seeds of neighbouring epochs and runs must not collide: 2^32 epochs apart.
-            generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch))
             self._permutation = torch.randperm(self.n, generator=generator).tolist()
             self._epoch = epoch
         return self._permutation

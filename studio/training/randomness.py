@@ -11,6 +11,14 @@ import numpy as np
 import torch
 
 
+def stream_seed(seed: int, *keys: int) -> int:
+    """A 32-bit seed for one of a run's own random streams, such as the order of its third epoch.
+
+    torch's CPU generators look at 32 bits of a seed only, so neighbouring seeds and keys are mixed first.
+    """
+    return int(np.random.SeedSequence([seed, *keys]).generate_state(1)[0])
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices)."""
     random.seed(seed)

@@ -21,6 +21,9 @@ from studio.plugin.batches import (
 )
 from studio.scene import Photo, PhotoStore
 from studio.training.order import ShuffledOrder
+from studio.training.randomness import stream_seed
+
+_ORDER, _RAYS = 1, 2
 
 
 class BatchSource(Protocol):
@@ -46,23 +49,23 @@ class SceneSource:
     def __init__(self, photos: PhotoStore, seed: int, device: torch.device) -> None:
         self.photos = photos
         self.device = device
-        self._order = ShuffledOrder(len(photos), seed)
-        self._rays = torch.Generator().manual_seed(seed + 1)
+        self._order = ShuffledOrder(len(photos), stream_seed(seed, _ORDER))
+        self._rays = torch.Generator().manual_seed(stream_seed(seed, _RAYS))
         self._window: list[int] = []
         self._window_left = 0
 
     def next(self, request: Request) -> Batch:
         if isinstance(request, PhotoRequest):
             indices = tuple(self._order.take(request.count))
-            self.photos.prefetch(self._order.peek(2), downscale=request.downscale)
-            return PhotoBatch(tuple(self.photos.get(i, downscale=request.downscale) for i in indices), indices)
+            self.photos.prefetch(self._order.peek(4))
+            return PhotoBatch(tuple(self.photos.get(i, request.downscale) for i in indices), indices)
         if isinstance(request, RayRequest):
             return self._draw_rays(request.count)
         raise TypeError(f"a Field was asked for {type(request).__name__}; fields are trained on photos or rays")
 
     def _draw_rays(self, count: int) -> RayBatch:
         if self._window_left == 0:
-            size = min(len(self.photos), max(1, self.photos.capacity))
+            size = min(len(self.photos), self.photos.capacity)
             self._window = list(range(size)) if size == len(self.photos) else self._order.take(size)
             self._window_left = self.window_batches
         self._window_left -= 1
@@ -115,7 +118,7 @@ class DatasetSource:
     def __init__(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         self.dataset = dataset
         self.device = device
-        self._order = ShuffledOrder(len(dataset), seed)
+        self._order = ShuffledOrder(len(dataset), stream_seed(seed, _ORDER))
 
     def next(self, request: Request) -> Batch:
         if not isinstance(request, SampleRequest):

@@ -22,7 +22,7 @@ from studio.scene.record import save_scene
 from studio.training.loaded import LoadedRun, build_plugin, photo_store
 from studio.training.loop import LoopSettings, Observer, Trainer, TrainingResult
 from studio.training.observers import MetricsWriter
-from studio.training.randomness import seed_everything
+from studio.training.randomness import seed_everything, stream_seed
 from studio.training.run import DataSettings, RunConfig, RunFolder
 from studio.training.sources import BatchSource, DatasetSource, SceneSource
 
@@ -117,6 +117,7 @@ def prepare(
 ) -> Prepared:
     """Load and check everything for a new run; the run folder is made last, so bad input leaves nothing behind."""
     clock_start = time.perf_counter() if clock_start is None else clock_start
+    _check(settings, options)
     entry = find_plugin(plugin)
     assert entry.spec is not None
     cls = load_plugin_class(entry)
@@ -129,7 +130,7 @@ def prepare(
         cache_gb=options.cache_gb,
     )
     seed_everything(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(stream_seed(options.seed, 0))
     scene, photos, dataset = _open_data(cls, where)
     if scene is not None and photos is not None:
         announce(_describe_scene(scene, photos))
@@ -153,7 +154,8 @@ def prepare(
     model = build_plugin(config)
     # Built on the CPU whatever the device is, so that a seed means the same start everywhere.
     if isinstance(model, Field):
-        assert scene is not None and photos is not None
+        assert scene is not None
+        assert photos is not None
         model.initialize(scene, photos, generator)
     elif isinstance(model, Generator):
         assert dataset is not None
@@ -221,9 +223,16 @@ def prepare_resume(
     return Prepared(run, config, model, trainer, scene, photos, dataset)
 
 
-def _loop_settings(settings: PluginConfig, options: TrainOptions) -> LoopSettings:
+def _check(settings: PluginConfig, options: TrainOptions) -> None:
     if settings.steps < 1:
         raise StudioError(f"steps: {settings.steps} is not a number of training steps.", fix="Give --steps 1 or more.")
+    if options.seed < 0:
+        raise StudioError(f"seed: {options.seed} is negative.", fix="Give --seed 0 or more.")
+    if options.background not in (*COLORS, "auto"):
+        raise StudioError(f"background: '{options.background}' is not known.", fix="Choose white, black or auto.")
+
+
+def _loop_settings(settings: PluginConfig, options: TrainOptions) -> LoopSettings:
     return LoopSettings(
         total_steps=settings.steps,
         seed=options.seed,
@@ -251,8 +260,6 @@ def _source(photos: PhotoStore | None, dataset: Dataset | None, seed: int, devic
 def _scene_info(scene: Scene, photos: PhotoStore, background: str) -> SceneInfo:
     # One photo tells for all: formats mix sizes, but not photos with and without alpha.
     has_alpha = photos.get(0).image.shape[-1] == 4
-    if background not in (*COLORS, "auto"):
-        raise StudioError(f"background: '{background}' is not known.", fix="Choose white, black or auto.")
     color = COLORS["white"] if background == "auto" else COLORS[background]
     bounds = None
     if scene.bounds is not None:
@@ -271,4 +278,5 @@ def _describe_scene(scene: Scene, photos: PhotoStore) -> str:
     camera = photos.get(0).camera
     held_out = len(scene.split(scene.evaluation_split)) if scene.evaluation_split != "train" else 0
     points = f", {len(scene.points):,} points" if scene.points is not None else ""
-    return f"{len(photos)} training photos, {held_out} held out, {int(camera.width)}x{int(camera.height)}{points} ({scene.format})"
+    width, height = camera.size
+    return f"{len(photos)} training photos, {held_out} held out, {width}x{height}{points} ({scene.format})"

@@ -1,0 +1,232 @@
+"""The loop: exact resume, interrupts, NaN guard, budget, data order, for a Field and a Generator alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_scenes import write_ring_scene
+
+from studio.errors import StudioError
+from studio.registry import find_plugin, load_config_class
+from studio.training.checkpoint import load_state
+from studio.training.loaded import open_run
+from studio.training.loop import NonFiniteLossError, Observer, Trainer
+from studio.training.order import ShuffledOrder
+from studio.training.run import RunFolder
+from studio.training.start import TrainOptions, prepare, prepare_resume, train
+
+JOBS = [("toy-rays", "scene"), ("toy-gauss", "toy:gaussians")]
+
+
+class StopAt(Observer):
+    """Interrupts the training as Ctrl-C does, after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer: Trainer, step: int) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def options(tmp_path: Path, **changes: Any) -> TrainOptions:
+    return TrainOptions(output=tmp_path / "runs", tensorboard=False, log_every=1, **changes)
+
+
+def start(
+    plugin: str, data: str | Path, opts: TrainOptions, observers: list[Observer] | None = None, **fields: Any
+) -> Any:
+    settings = load_config_class(find_plugin(plugin)).from_dict(fields)
+    return prepare(plugin, data, settings, opts, observers=observers or [])
+
+
+def where(data: str, tiny_scene: Path) -> str:
+    return str(tiny_scene) if data == "scene" else data
+
+
+@pytest.mark.parametrize(("plugin", "data"), JOBS)
+def test_resume_is_exact(toy_plugins: None, tmp_path: Path, tiny_scene: Path, plugin: str, data: str) -> None:
+    whole = start(plugin, where(data, tiny_scene), options(tmp_path), steps=40)
+    whole.train()
+    cut = start(plugin, where(data, tiny_scene), options(tmp_path), [StopAt(17)], steps=40)
+    assert cut.train().reason == "interrupted"
+    torch.manual_seed(999)
+    resumed = prepare_resume(cut.run.path, options(tmp_path))
+    assert resumed.trainer.step == 17
+    result = resumed.train()
+    assert (result.reason, result.step) == ("finished", 40)
+    for name, tensor in whole.plugin.state_dict().items():
+        assert torch.equal(tensor, resumed.plugin.state_dict()[name]), name
+    losses = [[row["loss"] for row in run.read_metrics()] for run in (whole.run, resumed.run)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 40
+    first, second = (load_state(run.latest_checkpoint()) for run in (whole.run, resumed.run))
+    assert torch.equal(first["random"]["torch"], second["random"]["torch"])
+    assert torch.equal(first["generator"], second["generator"])
+
+
+@pytest.mark.parametrize(("plugin", "data"), JOBS)
+def test_equal_seeds_give_equal_runs_and_others_do_not(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path, plugin: str, data: str
+) -> None:
+    runs = [start(plugin, where(data, tiny_scene), options(tmp_path, seed=seed), steps=5) for seed in (3, 3, 4)]
+    finals = []
+    for run in runs:
+        run.train()
+        finals.append(torch.cat([p.detach().flatten() for p in run.plugin.parameters()]))
+    assert torch.equal(finals[0], finals[1])
+    assert not torch.equal(finals[0], finals[2])
+
+
+def test_training_lowers_the_loss_and_the_run_opens_again(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    trained = train("toy-rays", tiny_scene, options=options(tmp_path), steps=300)
+    rows = trained.run.read_metrics()
+    assert sum(r["loss"] for r in rows[-10:]) < 0.5 * sum(r["loss"] for r in rows[:10])
+    again = open_run(trained.path)
+    camera = again.scene.frames[0].camera[None]
+    (a,), (b,) = list(again.render(camera)), list(trained.render(camera))
+    assert torch.equal(a["rgb"], b["rgb"])
+    report = again.evaluate()
+    assert report.protocol.split == "test"
+    assert [score.name for score in report.scores] == ["photo_00.png", "photo_08.png"]
+    assert report.psnr > 10
+
+
+def test_rendering_needs_no_photos_but_evaluation_names_what_is_missing(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path
+) -> None:
+    trained = train("toy-rays", tiny_scene, options=options(tmp_path), steps=3)
+    for photo in tiny_scene.glob("*.png"):
+        photo.unlink()
+    again = open_run(trained.path)
+    assert next(iter(again.render(again.scene.frames[0].camera[None])))["rgb"].shape == (16, 24, 3)
+    with pytest.raises(StudioError, match=r"photo_00\.png"):
+        again.evaluate()
+
+
+def test_nan_stops_at_once_names_the_step_and_keeps_the_last_good_checkpoint(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path
+) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path, checkpoint_steps=10), steps=60, explode_at=33)
+    with pytest.raises(NonFiniteLossError, match=r"step 33.*step_00000030") as caught:
+        job.train()
+    assert caught.value.exit_code == 2
+    state = load_state(job.run.latest_checkpoint())
+    assert state["step"] == 30
+    assert all(torch.isfinite(t).all() for t in state["plugin"].values())
+
+
+def test_a_nan_between_logs_never_reaches_a_checkpoint(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    opts = TrainOptions(output=tmp_path / "runs", tensorboard=False, log_every=1000, checkpoint_steps=10)
+    job = start("toy-rays", tiny_scene, opts, steps=60, explode_at=9)
+    with pytest.raises(NonFiniteLossError, match="step 9"):
+        job.train()
+    assert job.run.list_checkpoints() == []
+
+
+def test_a_budget_ends_training_and_drives_progress(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path, budget_seconds=0.6), steps=10**7)
+    result = job.train()
+    assert result.reason == "budget"
+    assert 0 < result.step < 10**7
+    assert job.trainer.context.progress(result.step) == pytest.approx(1.0)
+
+
+def test_only_so_many_checkpoints_are_kept(toy_plugins: None, tmp_path: Path) -> None:
+    job = start("toy-gauss", "toy:moons", options(tmp_path, checkpoint_steps=5), steps=30)
+    job.train()
+    assert [p.name for p in job.run.list_checkpoints()] == ["step_00000025.safetensors", "step_00000030.safetensors"]
+
+
+def test_training_outside_the_main_thread(toy_plugins: None, tmp_path: Path) -> None:
+    job = start("toy-gauss", "toy:moons", options(tmp_path), steps=5)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(job.train()))
+    thread.start()
+    thread.join()
+    assert results[0].step == 5
+
+
+def test_a_window_of_photos_bounds_the_rays_of_many(toy_plugins: None, tmp_path: Path) -> None:
+    folder = write_ring_scene(tmp_path / "many", photos=40)
+    job = start("toy-rays", folder, options(tmp_path, cache_gb=10 * 24 * 16 * 5 / 2**30), steps=400)
+    assert job.photos.capacity == 10
+    seen: set[int] = set()
+    for step in range(400):
+        batch = job.trainer.source.next(job.plugin.batch_request(step))
+        seen |= set(batch.indices.tolist())
+        assert len(set(batch.indices.tolist())) <= 10
+        assert job.photos.cached_bytes <= 10 * 24 * 16 * 5
+    assert len(seen) == len(job.photos)
+
+
+def test_rays_carry_the_colours_of_their_pixels(toy_plugins: None, tmp_path: Path) -> None:
+    folder = write_ring_scene(tmp_path / "alpha", alpha=True)
+    job = start("toy-rays", folder, options(tmp_path), steps=1)
+    batch = job.trainer.source.next(job.plugin.batch_request(0))
+    for i in range(0, 256, 16):
+        photo = job.photos[int(batch.indices[i])]
+        x, y = batch.pixels[i]
+        row, column = int(y - 0.5), int(x - 0.5)
+        expected = photo.image[row, column].float() / 255
+        assert torch.equal(torch.cat([batch.rgb[i], batch.alpha[i]]), expected)
+        pixel, depth = photo.camera.project(batch.origins[i] + 3 * batch.directions[i])
+        assert depth > 0
+        assert torch.allclose(pixel, batch.pixels[i], atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_order_visits_each_index_once_an_epoch_and_restarts_anywhere(n: int) -> None:
+    order = ShuffledOrder(n, seed=5)
+    taken = order.take(4 * n)
+    for epoch in range(4):
+        assert sorted(taken[epoch * n : (epoch + 1) * n]) == list(range(n))
+    again = ShuffledOrder(n, seed=5)
+    again.position = n + n // 2
+    assert again.take(n) == taken[n + n // 2 : 2 * n + n // 2]
+
+
+def test_a_damaged_run_is_told_in_one_line(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "data", "plugin")
+    with pytest.raises(StudioError, match=r"no config\.yaml"):
+        RunFolder.open(tmp_path / "nowhere")
+    folder.config_file.write_text("plugin: [unclosed")
+    with pytest.raises(StudioError, match=r"config\.yaml") as caught:
+        folder.read_config()
+    assert "\n" not in str(caught.value)
+
+
+def test_config_yaml_runs_no_code(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "data", "plugin")
+    folder.config_file.write_text("plugin: !!python/object/apply:os.system ['touch pwned']")
+    with pytest.raises(StudioError):
+        folder.read_config()
+    assert not Path("pwned").exists()
+
+
+def test_metrics_are_plain_json_lines(toy_plugins: None, tmp_path: Path) -> None:
+    job = start("toy-gauss", "toy:moons", options(tmp_path), steps=3)
+    job.train()
+    rows = [json.loads(line) for line in job.run.metrics_file.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(set(row) >= {"step", "seconds", "loss"} for row in rows)
+
+
+def test_bad_input_leaves_no_run_folder(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    opts = options(tmp_path)
+    for plugin, data, fields in [
+        ("toy-rays", tmp_path / "missing", {}),
+        ("toy-rays", tiny_scene, {"steps": 0}),
+        ("no-such", tiny_scene, {}),
+        ("toy-gauss", tmp_path / "missing.npz", {}),
+    ]:
+        with pytest.raises(StudioError):
+            start(plugin, data, opts, **fields)
+    assert not (tmp_path / "runs").exists()
