@@ -155,9 +155,7 @@ for _op, _sign in (
     (operator.eq, "=="),
     (operator.ne, "!="),
 ):
-    _register(
-        _op, _binary(f32x16, types.float32, mask16) + _binary(i32x16, types.int32, mask16), _comparison(_sign)
-    )
+    _register(_op, _binary(f32x16, types.float32, mask16) + _binary(i32x16, types.int32, mask16), _comparison(_sign))
 
 
 def _kernel_only() -> Any:
