@@ -166,7 +166,7 @@ def view_dependent_colors(
     viewmat: Float[Tensor, "4 4"],
 ) -> Float[Tensor, "n 3"]:
     """Colours seen from a camera: harmonics of the direction centre to mean, + 1/2, at least 0 ([3DGS])."""
-    centre = torch.linalg.inv(viewmat)[:3, 3]
+    centre = -torch.linalg.solve(viewmat[:3, :3], viewmat[:3, 3])
     return (spherical_harmonics(degree, means - centre, coefficients) + 0.5).clamp_min(0.0)
 
 
