@@ -95,8 +95,10 @@ def _blur(planes: Float[Tensor, "k n h w"], padding: Padding) -> Float[Tensor, "
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * SIGMA**2))
     window = (window / window.sum()).to(planes)
-    flat = planes.flatten(0, 1).unsqueeze(1)
+    count = planes.shape[0] * planes.shape[1]
     edge = WINDOW // 2 if padding == "same" else 0
-    flat = F.conv2d(flat, window.view(1, 1, -1, 1), padding=(edge, 0))
-    flat = F.conv2d(flat, window.view(1, 1, 1, -1), padding=(0, edge))
-    return flat.squeeze(1).unflatten(0, planes.shape[:2])
+    # One group a plane: many times faster on a CPU than the planes as a batch of single-channel pictures.
+    flat = planes.reshape(1, count, *planes.shape[2:])
+    flat = F.conv2d(flat, window.view(1, 1, -1, 1).expand(count, 1, -1, 1), padding=(edge, 0), groups=count)
+    flat = F.conv2d(flat, window.view(1, 1, 1, -1).expand(count, 1, 1, -1), padding=(0, edge), groups=count)
+    return flat.view(*planes.shape[:2], *flat.shape[2:])
