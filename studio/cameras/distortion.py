@@ -24,6 +24,9 @@ from torch import Tensor
 _MAX_ITERATIONS = 60
 """Newton needs 3 to 6 steps in practice; the rest is room for the halved steps close to a fold."""
 
+_CHUNK = 1 << 15
+"""Points that are solved at a time on a CPU."""
+
 _RESIDUAL_IN_EPS = 16.0
 """A solution is accepted when its residual is below this many machine epsilons (times the size of the target)."""
 
@@ -86,7 +89,7 @@ def undistort(
         no ray of the lens reaches does not converge; its value is finite but means nothing.
     """
     with torch.no_grad():
-        solution, converged = _solve_undistort(distorted.detach(), coefficients.detach())
+        solution, converged = _in_chunks(_solve_undistort, distorted.detach(), coefficients.detach(), channels=1)
     if not (torch.is_grad_enabled() and (distorted.requires_grad or coefficients.requires_grad)):
         return solution, converged
     # One more Newton step, recorded, from the solution with a constant Jacobian is the implicit function theorem:
@@ -130,7 +133,7 @@ def fisheye_undistort_angle(
         `fisheye_angle_limit`.
     """
     with torch.no_grad():
-        solution, converged = _solve_fisheye(distorted.detach(), coefficients.detach())
+        solution, converged = _in_chunks(_solve_fisheye, distorted.detach(), coefficients.detach(), channels=0)
     if not (torch.is_grad_enabled() and (distorted.requires_grad or coefficients.requires_grad)):
         return solution, converged
     slope = _fisheye_slope(solution, coefficients.detach())
@@ -163,6 +166,31 @@ def _solve_symmetric(xx: Tensor, xy: Tensor, yy: Tensor, rhs: Tensor) -> Tensor:
     )
     a, b = rhs.unbind(-1)
     return torch.stack([yy * a - xy * b, xx * b - xy * a], dim=-1) / determinant[..., None]
+
+
+def _in_chunks(
+    solve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], targets: Tensor, coefficients: Tensor, *, channels: int
+) -> tuple[Tensor, Tensor]:
+    """Run a solver on parts of the targets that fit a processor's cache; ``channels`` axes at the end stay whole.
+
+    The dozens of temporaries of a whole photo would go through main memory, several times slower; and a part that has
+    converged need not wait for the others. Graphics processors take everything at once.
+    """
+    points = targets.shape[: targets.ndim - channels]
+    if points.numel() <= _CHUNK or targets.device.type != "cpu":
+        return solve(targets, coefficients)
+    coefficients = coefficients.reshape((1,) * (len(points) + 1 - coefficients.ndim) + coefficients.shape)
+    step = max(1, _CHUNK * points[0] // points.numel())
+    parts = []
+    for start in range(0, points[0], step):
+        part = slice(start, start + step)
+        row = coefficients if coefficients.shape[0] == 1 else coefficients[part]
+        if step > 1 or len(points) == 1:
+            parts.append(solve(targets[part], row))
+        else:
+            values, flags = _in_chunks(solve, targets[start], row[0], channels=channels)
+            parts.append((values[None], flags[None]))
+    return torch.cat([values for values, _ in parts]), torch.cat([flags for _, flags in parts])
 
 
 def _solve_undistort(distorted: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,9 @@ Coverage = Literal["same", "crop", "full"]
 """How the pinhole camera's focal length is chosen: ``same`` keeps it; ``crop`` is the shortest at which every pixel
 shows something of the photo; ``full`` is the longest at which the edges of the photo are shown."""
 
+_CHUNK = 1 << 16
+"""Pixels that are mapped at a time, to bound the memory of large photos."""
+
 _SUPPORTED = ("opencv", "fisheye", "pinhole")
 
 Picture = TypeVar("Picture", Tensor, np.ndarray)
@@ -94,10 +97,17 @@ def undistortion_map(camera: Cameras, coverage: Coverage = "same") -> Undistorti
     zoom = 1.0 if coverage == "same" else _zoom(camera, coverage)
     pinhole = replace(camera, model="pinhole", distortion=None, fx=camera.fx * zoom, fy=camera.fy * zoom)
     # A float64 map costs little once a lens; in float32 it is off by a thousandth of a pixel in large photos.
-    lens = _exactly(camera)
-    directions = _exactly(pinhole).ray_directions()
-    source, _ = lens.project(directions)
-    return UndistortionMap(pinhole, source.to(camera.camera_to_world), lens.sees(directions).to(camera.device))
+    lens, plain = _exactly(camera), _exactly(pinhole)
+    width, height = camera.size
+    source = torch.empty(height, width, 2, dtype=camera.dtype)
+    valid = torch.empty(height, width, dtype=torch.bool)
+    rows = max(1, _CHUNK // width)
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        directions = plain.crop(0, top, width, min(rows, height - top)).ray_directions()
+        source[part] = lens.project(directions)[0]
+        valid[part] = lens.sees(directions)
+    return UndistortionMap(pinhole, source.to(camera.device), valid.to(camera.device))
 
 
 def undistort_image(image: Picture, camera: Cameras, coverage: Coverage = "same") -> tuple[Picture, Cameras, Tensor]:

@@ -118,6 +118,24 @@ def test_undistort_in_float32_reaches_float32_accuracy() -> None:
     torch.testing.assert_close(found, points, atol=5e-6, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(90_000,), (3, 200, 150), (2, 1, 50_000), (70_000, 1)])
+def test_many_points_are_solved_like_few(shape) -> None:
+    """Parts are cut along any axis; each point keeps its own lens."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * 0.8 - 0.4
+    lenses = 0.05 * torch.rand(5, 8, generator=generator, dtype=torch.float64)
+    lenses = lenses[torch.arange(shape[0]) % 5].reshape(shape[0], *(1,) * (len(shape) - 1), 8)
+    for coefficients in (lenses, lenses[:1], lenses.flatten()[:8]):
+        found, converged = undistort(distort(points, coefficients), coefficients)
+        assert found.shape == points.shape
+        assert bool(converged.all())
+        torch.testing.assert_close(found, points, atol=1e-12, rtol=0)
+        angles = points[..., 0].abs()
+        angles_found, converged = fisheye_undistort_angle(fisheye_distort_angle(angles, coefficients), coefficients)
+        assert bool(converged.all())
+        torch.testing.assert_close(angles_found, angles, atol=1e-12, rtol=0)
+
+
 def test_implicit_gradients() -> None:
     target = torch.tensor([[0.3, -0.2], [0.0, 0.0], [0.5, 0.4]], dtype=torch.float64, requires_grad=True)
     coefficients = row(-0.2, 0.05, 1e-3, -2e-3, 0.01, 0.02, 0.01, 0.003).requires_grad_()
