@@ -1,0 +1,117 @@
+"""Configuration of the splat plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from studio.plugin import PluginConfig
+
+
+@dataclass
+class SplatConfig(PluginConfig):
+    """3D Gaussian splatting. Schedules are shares of the training, so they stretch with --steps and --budget."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"steps": 6_000, "max_gaussians": 60_000},
+        "default": {},
+        "quality": {
+            "steps": 30_000,
+            "strategy": "adaptive",
+            "max_gaussians": 1_000_000,
+            "lr_means": 1.6e-4,
+            "lr_means_final": 1.6e-6,
+            "lr_scales": 5e-3,
+            "lr_quats": 1e-3,
+            "lr_opacities": 5e-2,
+            "lr_sh0": 2.5e-3,
+            "lr_shN": 2.5e-3 / 20,
+            "eps2d": 0.3,
+            "sh_start": 1 / 30,
+            "coarse_levels": 0,
+            "initial_count": 100_000,
+        },
+        "mcmc": {"strategy": "mcmc", "opacity_reg": 0.01, "scale_reg": 0.01},
+    }
+
+    steps: int = 30_000
+    """Training steps, one photo each."""
+
+    # ---- model
+    sh_degree: int = 3
+    """Degree of the view-dependent colour, 0 to 3."""
+    sh_start: float = 0.05
+    """Share of the training between rises of the colour's degree, from 0 up to sh-degree."""
+    max_gaussians: int = 120_000
+    """Cap on the number of Gaussians."""
+    initial: Literal["auto", "points", "hull", "random"] = "auto"
+    """First Gaussians: the scene's points, the visual hull of alpha photos, or random in the bounds."""
+    initial_count: int = 20_000
+    """How many to start with at most."""
+    initial_opacity: float = 0.1
+    """Opacity to start with."""
+
+    # ---- rendering
+    eps2d: float = 0.1
+    """Dilation of each Gaussian on screen, pixels squared."""
+    antialiased: bool = False
+    """Keep a Gaussian's total opacity when it is dilated (Mip-Splatting)."""
+    near: float = 0.01
+    """Nearest depth drawn, in scene units."""
+
+    # ---- loss
+    ssim_weight: float = 0.2
+    """Share of D-SSIM in the loss; the rest is L1."""
+    opacity_reg: float = 0.0
+    """Pull towards transparency, times mean opacity."""
+    scale_reg: float = 0.0
+    """Pull towards small Gaussians, times mean scale."""
+    random_background: bool = False
+    """Composite photos with alpha on a random colour each step, instead of the fixed background."""
+
+    # ---- optimiser (Adam, eps 1e-15)
+    lr_means: float = 2e-3
+    """Learning rate of positions at the start, times the scene's extent."""
+    lr_means_final: float = 2e-5
+    """The same at the end (exponential decay)."""
+    lr_scales: float = 2e-2
+    """Learning rate of log-scales."""
+    lr_quats: float = 4e-3
+    """Learning rate of rotations."""
+    lr_opacities: float = 5e-2
+    """Learning rate of opacities (logits)."""
+    lr_sh0: float = 1e-2
+    """Learning rate of the base colour."""
+    lr_shN: float = 8e-4
+    """Learning rate of the view-dependent colour."""
+    lr_decay: float = 0.1
+    """Factor on all other learning rates at the end of training."""
+
+    # ---- density control
+    strategy: Literal["budget", "adaptive", "mcmc"] = "budget"
+    """budget: towards max-gaussians by score; adaptive: the paper's; mcmc: relocation and noise."""
+    refine_every: int = 100
+    """Steps between refinements."""
+    refine_stop: float = 0.75
+    """Share of the training after which the count stays (budget strategy)."""
+    absgrad: bool = True
+    """Rank and threshold by absolute screen-space gradients (AbsGS)."""
+    revised_opacity: bool = False
+    """Give copies the opacity that keeps the picture (adaptive strategy)."""
+
+    # ---- schedule
+    coarse_levels: int = 2
+    """Halvings of the photos at the start of training."""
+    coarse_share: float = 0.25
+    """Share of the training before full resolution."""
+
+    # ---- per-photo corrections
+    exposure: bool = False
+    """Learn an affine colour transform for every training photo."""
+    pose_refinement: bool = False
+    """Learn a small correction of every training camera's pose."""
+
+    # ---- where
+    backend: Literal["auto", "cpu", "cuda", "reference"] = "auto"
+    """Rasteriser: auto takes cuda (gsplat) on a GPU and our kernels on a CPU."""

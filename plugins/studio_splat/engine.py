@@ -1,0 +1,101 @@
+"""What trains and renders a set of Gaussians: one interface, a fused CPU engine and an autograd engine behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from studio.cameras import Cameras
+from studio.scene import Photo
+from studio_splat.config import SplatConfig
+from studio_splat.schedule import LearningRates
+from studio_splat.strategy import Edit, RefineStats
+
+PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
+"""Names of the parameters, as gsplat has them; scales are logs, opacities logits."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one training step compares with."""
+
+    photo: Photo
+    """Its pixels, mask and camera; not composited."""
+    index: int
+    """The photo's position in the training split."""
+    background: Float[Tensor, " 3"]
+    """Colour behind photo and Gaussians, on the CPU."""
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the schedules say about one training step."""
+
+    rates: LearningRates
+    sh_degree: int
+    ssim_weight: float
+    opacity_reg: float
+    scale_reg: float
+    collect_stats: bool
+    """Whether density control will still read the statistics."""
+
+
+class Engine(Protocol):
+    """Owns the parameters while training; the field reads them back with `parameters`."""
+
+    def load(self, params: Mapping[str, Tensor]) -> None:
+        """Take over parameters; optimiser moments and statistics start at zero."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The present parameters, before activation."""
+        ...
+
+    def step(self, target: Target, options: StepOptions) -> dict[str, float | Tensor]:
+        """One optimisation step; returns loss, l1, ssim, psnr."""
+        ...
+
+    def stats(self) -> RefineStats:
+        """Statistics since the last edit."""
+        ...
+
+    def apply(self, edit: Edit) -> None:
+        """Replace the Gaussians; moments follow, statistics start anew."""
+        ...
+
+    def explore(self, strength: float, generator: torch.Generator) -> None:
+        """Add the position noise of MCMC density control."""
+        ...
+
+    def render(
+        self, camera: Cameras, outputs: Sequence[str], background: Float[Tensor, " 3"]
+    ) -> dict[str, Float[Tensor, "h w c"]]:
+        """Draw one camera."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Moments, counters and statistics; not the parameters."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+def make_engine(backend: str, config: SplatConfig, num_photos: int) -> Engine:
+    """The engine of a backend: 'cpu' is the fused one, 'cuda' and 'reference' go through autograd."""
+    if backend == "cpu":
+        from studio_splat.engine_cpu import CpuEngine
+
+        return CpuEngine(config, num_photos)
+    from studio_splat.engine_torch import TorchEngine
+
+    return TorchEngine(config, num_photos, backend)
+
+
+def psnr_from_mse(mse: Tensor | float) -> Tensor | float:
+    """Peak signal-to-noise ratio in dB of values in [0, 1]."""
+    return -10 * torch.log10(torch.as_tensor(mse).clamp(min=1e-10))

@@ -1,0 +1,253 @@
+"""The fused CPU engine: all of a training step runs in kernels on blocks of sixteen Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from studio.cameras import Cameras
+from studio_splat.config import SplatConfig
+from studio_splat.corrections import Exposure, PoseCorrection
+from studio_splat.engine import StepOptions, Target, psnr_from_mse
+from studio_splat.kernels.binning import bin_splats
+from studio_splat.kernels.layout import aligned_empty, aligned_zeros, block_rows, morton_order, pack, permute, unpack
+from studio_splat.kernels.loss import photometric_loss
+from studio_splat.kernels.noise import explore
+from studio_splat.kernels.photo import compose, mean_squared_error
+from studio_splat.kernels.projection import project_forward
+from studio_splat.kernels.projection_backward import STATISTICS_ROWS, AdamSettings, project_backward_adam
+from studio_splat.kernels.raster_backward import rasterize_backward
+from studio_splat.kernels.raster_forward import rasterize_forward
+from studio_splat.kernels.view import CameraModel, View
+from studio_splat.kernels.workspace import Workspace
+from studio_splat.schedule import LearningRates
+from studio_splat.strategy import Edit, RefineStats
+from studio_splat.strategy.base import rotation_matrices
+
+_MODELS: dict[str, CameraModel] = {"pinhole": "pinhole", "orthographic": "ortho"}
+
+
+class CpuEngine:
+    """`studio_splat.engine.Engine` on the compiled kernels."""
+
+    def __init__(self, config: SplatConfig, num_photos: int) -> None:
+        self.config = config
+        self.count = 0
+        self.sh_degree = config.sh_degree
+        self.steps = 0
+        self._blocks = aligned_zeros((0, block_rows(config.sh_degree), 16))
+        self._first = self._second = self._blocks
+        self._statistics = aligned_zeros((0, STATISTICS_ROWS, 16))
+        self._training, self._drawing = Workspace(), Workspace()
+        self._exposure = Exposure(num_photos) if config.exposure else None
+        self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
+
+    # ---- parameters ----------------------------------------------------------------------------------------------
+    def load(self, params: Mapping[str, Tensor]) -> None:
+        self.count = params["means"].shape[0]
+        self._blocks = _pack(params)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._first, self._second = aligned_zeros(self._blocks.shape), aligned_zeros(self._blocks.shape)
+        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, 16))
+
+    def parameters(self) -> dict[str, Tensor]:
+        arrays = {name: torch.from_numpy(value) for name, value in unpack(self._blocks, self.count).items()}
+        sh = arrays["sh"]
+        return {
+            "means": arrays["means"],
+            "quats": arrays["quats"],
+            "scales": arrays["log_scales"],
+            "opacities": arrays["logit_opacities"],
+            "sh0": sh[:, :1].contiguous(),
+            "shN": sh[:, 1:].contiguous(),
+        }
+
+    # ---- training ------------------------------------------------------------------------------------------------
+    def step(self, target: Target, options: StepOptions) -> dict[str, float | Tensor]:
+        work, photo = self._training, target.photo
+        pixels = photo.image.numpy()
+        height, width = pixels.shape[:2]
+        background = target.background.numpy()
+        wanted = work.array("step.target", (3, height, width))
+        compose(pixels, background, wanted)
+        camera = photo.camera
+        view = self._view(camera, None if self._poses is None else self._poses.matrix(target.index))
+        records, radii = self._records(work)
+        project_forward(self._blocks, view, options.sh_degree, records, radii)
+        tiles = bin_splats(records, width, height, work)
+        raster = rasterize_forward(records, tiles, work, background=background)
+        shown = raster.image if self._exposure is None else self._exposure.apply(target.index, raster.image)
+        gradient = work.array("step.gradient", (3, height, width))
+        mask = None if photo.mask is None else photo.mask.numpy()
+        loss = photometric_loss(shown, wanted, gradient, ssim_weight=options.ssim_weight, mask=mask)
+        figures: dict[str, float | Tensor] = {
+            "loss": loss.loss,
+            "l1": loss.l1,
+            "ssim": loss.ssim,
+            "psnr": psnr_from_mse(mean_squared_error(shown, wanted)),
+        }
+        if not np.isfinite(loss.loss):
+            # The parameters stay as they are: the loop stops here and names this step.
+            return figures
+        if self._exposure is not None:
+            gradient = self._exposure.backward(target.index, raster.image, gradient)
+        absgrad = self.config.absgrad
+        gradients = rasterize_backward(records, tiles, raster, work, gradient, absgrad=absgrad)
+        self.steps += 1
+        pose = project_backward_adam(
+            self._blocks,
+            self._first,
+            self._second,
+            self._rates(options.rates),
+            self.steps,
+            view,
+            options.sh_degree,
+            records,
+            radii,
+            gradients.rows,
+            settings=AdamSettings(
+                opacity_weight=options.opacity_reg / max(self.count, 1),
+                scale_weight=options.scale_reg / max(3 * self.count, 1),
+            ),
+            touched=gradients.touched,
+            statistics=self._statistics if options.collect_stats else None,
+            absgrad=absgrad,
+            pose=self._poses is not None,
+        )
+        if self._poses is not None and pose is not None:
+            self._poses.update(target.index, np.asarray(view.world_to_camera), pose)
+        return figures
+
+    def explore(self, strength: float, generator: torch.Generator) -> None:
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        explore(self._blocks, strength, seed)
+
+    def stats(self) -> RefineStats:
+        flat = torch.from_numpy(self._statistics.transpose(0, 2, 1).reshape(-1, STATISTICS_ROWS)[: self.count].copy())
+        return RefineStats(grad_sum=flat[:, 0], count=flat[:, 1], max_radius=flat[:, 2])
+
+    def apply(self, edit: Edit) -> None:
+        # Along a space-filling curve the Gaussians of a block are seen together, so whole blocks can be skipped.
+        order = morton_order(edit.params["means"].numpy())
+        source = edit.source.numpy()[order]
+        fresh = edit.fresh.numpy()[order]
+        self.count = len(source)
+        self._blocks = _pack({name: value[torch.from_numpy(order)] for name, value in edit.params.items()})
+        moments = []
+        for moment in (self._first, self._second):
+            moved = permute(moment, source)
+            lanes = np.zeros(len(moved) * 16, bool)
+            lanes[: self.count] = fresh
+            moved *= ~lanes.reshape(-1, 1, 16)
+            if edit.reset_opacity_moments:
+                moved[:, 10] = 0
+            moments.append(moved)
+        self._first, self._second = moments
+        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, 16))
+
+    def _rates(self, rates: LearningRates) -> NDArray[np.float32]:
+        row = np.empty(self._blocks.shape[1], np.float32)
+        row[:3], row[3:7], row[7:10] = rates.means, rates.quats, rates.scales
+        row[10], row[11:14], row[14:] = rates.opacities, rates.sh0, rates.shN
+        return row
+
+    def _records(self, work: Workspace) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        lanes = len(self._blocks) * 16
+        return work.array("step.records", (lanes, 16)), work.array("step.radii", (lanes,))
+
+    def _view(self, camera: Cameras, correction: NDArray[np.float64] | None = None) -> View:
+        world_to_camera = camera.world_to_camera.double().numpy()
+        if correction is not None:
+            world_to_camera = correction @ world_to_camera
+        width, height = camera.size
+        return View(
+            world_to_camera[:3],
+            float(camera.fx),
+            float(camera.fy),
+            float(camera.cx),
+            float(camera.cy),
+            width,
+            height,
+            near=self.config.near,
+            eps2d=self.config.eps2d,
+            antialiased=self.config.antialiased,
+            camera_model=_MODELS[camera.model],
+        )
+
+    # ---- rendering -----------------------------------------------------------------------------------------------
+    def render(
+        self, camera: Cameras, outputs: Sequence[str], background: Float[Tensor, " 3"]
+    ) -> dict[str, Float[Tensor, "h w c"]]:
+        work = self._drawing
+        width, height = camera.size
+        view = self._view(camera)
+        records, radii = self._records(work)
+        project_forward(self._blocks, view, self.sh_degree, records, radii)
+        tiles = bin_splats(records, width, height, work)
+        with_depth = "depth" in outputs
+        behind = np.append(background.numpy(), np.float32(0))[: 4 if with_depth else 3]
+        raster = rasterize_forward(
+            records, tiles, work, background=behind, depth=with_depth, median_depth="median_depth" in outputs
+        )
+        # Copies, as the workspace is used again by the next camera.
+        drawn = {"rgb": torch.from_numpy(np.moveaxis(raster.image[:3], 0, -1).copy()).clamp_(0, 1)}
+        opacity = 1 - torch.from_numpy(raster.transmittance.copy())[..., None]
+        drawn["opacity"] = opacity
+        if with_depth:
+            drawn["depth"] = torch.from_numpy(raster.image[3].copy())[..., None] / opacity.clamp(min=1e-6)
+        if raster.median_depth is not None:
+            drawn["median_depth"] = torch.from_numpy(raster.median_depth.copy())[..., None]
+        if "normals" in outputs:
+            features = aligned_empty((len(records), 3))
+            features[: self.count] = self._normals(camera).numpy()
+            features[self.count :] = 0
+            normals = rasterize_forward(records, tiles, work, features=features).image
+            drawn["normals"] = torch.nn.functional.normalize(
+                torch.from_numpy(np.moveaxis(normals, 0, -1).copy()), dim=-1
+            )
+        return {name: drawn[name] for name in outputs}
+
+    def _normals(self, camera: Cameras) -> Float[Tensor, "n 3"]:
+        """Each Gaussian's shortest axis, turned towards the camera, world frame."""
+        params = self.parameters()
+        shortest = params["scales"].argmin(dim=-1)
+        axes = rotation_matrices(params["quats"]).gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
+        if camera.model == "orthographic":
+            away = camera.camera_to_world[:3, 2].expand_as(axes)
+        else:
+            away = params["means"] - camera.camera_to_world[:3, 3]
+        return torch.where((axes * away).sum(dim=-1, keepdim=True) > 0, -axes, axes)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "first": torch.from_numpy(self._first),
+            "second": torch.from_numpy(self._second),
+            "statistics": torch.from_numpy(self._statistics),
+            "exposure": None if self._exposure is None else self._exposure.state(),
+            "poses": None if self._poses is None else self._poses.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        for mine, saved in ((self._first, "first"), (self._second, "second"), (self._statistics, "statistics")):
+            mine[:] = state[saved].numpy()
+        if self._exposure is not None:
+            self._exposure.load_state(state["exposure"])
+        if self._poses is not None:
+            self._poses.load_state(state["poses"])
+
+
+def _pack(params: Mapping[str, Tensor]) -> NDArray[np.float32]:
+    sh = torch.cat([params["sh0"], params["shN"]], dim=1)
+    arrays = [params[name].detach().cpu().float().numpy() for name in ("means", "quats", "scales", "opacities")]
+    return pack(*arrays, sh.detach().cpu().float().numpy())

@@ -1,0 +1,111 @@
+"""The paper's adaptive density control (Kerbl et al., *3D Gaussian Splatting*, 2023, section 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio_splat.strategy.base import Edit, Params, RefineStats, compose, keep_all, revised_opacity, rotation_matrices
+
+
+@dataclass
+class AdaptiveStrategy:
+    """Clone small and split large Gaussians whose screen-space gradient is high; prune faint and huge ones.
+
+    Intervals are in steps of a 30,000-step training and stretch with the real length.
+    """
+
+    extent: float
+    """Scene extent that sizes are relative to (`Scene.camera_extent`)."""
+    total_steps: int
+    max_gaussians: int
+    uses_absgrad: bool = False
+    grad_threshold: float = 2e-4
+    """Mean gradient above which a Gaussian is densified; 8e-4 suits absolute gradients."""
+    dense_fraction: float = 0.01
+    """Gaussians larger than this share of the extent are split, smaller ones cloned."""
+    prune_opacity: float = 0.005
+    prune_fraction: float = 0.1
+    """Gaussians larger than this share of the extent are removed, once opacities have been reset."""
+    use_revised_opacity: bool = False
+    refine_every: int = 100
+    start: float = 500 / 30_000
+    stop: float = 0.5
+    reset_every: float = 3_000 / 30_000
+    _resets: int = 0
+
+    def due(self, step: int, progress: float) -> bool:
+        refine = step % self.refine_every == 0 and self.start < progress < self.stop
+        return refine or self._reset_due(progress)
+
+    def _reset_due(self, progress: float) -> bool:
+        return progress < self.stop and math.floor(progress / self.reset_every) > self._resets
+
+    def after_step(
+        self, step: int, progress: float, params: Params, stats: RefineStats, generator: torch.Generator
+    ) -> Edit | None:
+        if self._reset_due(progress):
+            self._resets = math.floor(progress / self.reset_every)
+            edit = keep_all(params)
+            # Faint again, so that those the photos need must earn their opacity and the rest can be pruned.
+            edit.params["opacities"].clamp_(max=math.log(0.01 / 0.99))
+            edit.reset_opacity_moments = True
+            return edit
+        if step % self.refine_every or not self.start < progress < self.stop:
+            return None
+        return self._refine(params, stats, generator)
+
+    def _refine(self, params: Params, stats: RefineStats, generator: torch.Generator) -> Edit:
+        size = params["scales"].amax(dim=-1).exp()
+        high = stats.mean_grad > self.grad_threshold
+        high &= self._within_cap(stats.mean_grad, high)
+        split = high & (size > self.dense_fraction * self.extent)
+        clone = high & ~split
+        opacity = torch.sigmoid(params["opacities"])
+        remove = opacity < self.prune_opacity
+        if self._resets:
+            remove |= size > self.prune_fraction * self.extent
+        kept = (~remove & ~split).nonzero()[:, 0]
+        # A faint Gaussian is not worth densifying; if all are faint, statistics have failed and nothing is removed.
+        if not len(kept):
+            return keep_all(params)
+        cloned, parted = (clone & ~remove).nonzero()[:, 0], (split & ~remove).nonzero()[:, 0]
+        children = [{name: value[cloned] for name, value in params.items()}]
+        children += [self._child(params, parted, generator) for _ in range(2)]
+        parents = torch.cat([cloned, parted, parted])
+        merged = {name: torch.cat([child[name] for child in children]) for name in params}
+        if self.use_revised_opacity:
+            merged["opacities"] = revised_opacity(merged["opacities"])
+        return compose(params, kept, parents, merged)
+
+    def _within_cap(self, score: Tensor, chosen: Tensor) -> Tensor:
+        """Limit how many are densified so that the cap holds: the highest gradients first."""
+        room = max(self.max_gaussians - len(score), 0)
+        if int(chosen.sum()) <= room:
+            return chosen
+        allowed = torch.zeros_like(chosen)
+        if room:
+            ranked = torch.where(chosen, score, torch.full_like(score, -1.0))
+            allowed[ranked.topk(room).indices] = True
+        return allowed
+
+    def _child(self, params: Params, parents: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Half of a split: a sample of the parent's own distribution, 1.6 times smaller."""
+        child = {name: value[parents].clone() for name, value in params.items()}
+        # Drawn on the CPU, so that a seed gives the same split on every device.
+        noise = torch.randn(len(parents), 3, generator=generator).to(child["means"])
+        offset = rotation_matrices(child["quats"]) @ (child["scales"].exp() * noise)[..., None]
+        child["means"] += offset[..., 0]
+        child["scales"] -= math.log(1.6)
+        return child
+
+    def state(self) -> dict[str, Any]:
+        return {"resets": self._resets}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._resets = state["resets"]
