@@ -12,7 +12,7 @@ from studio.errors import StudioError
 from studio.readers.detect import detect_reader
 from studio.readers.holdout import hold_out
 from studio.readers.registry import Reader, ReadOptions, get_reader, reader_names, register_reader
-from studio.scene import PointCloud, Scene, normalize_scene
+from studio.scene import Frame, PointCloud, Scene, normalize_scene
 from studio.scene.normalize import NormalizeMethod
 
 __all__ = [
@@ -37,6 +37,7 @@ def load_scene(
     masks: str | None = None,
     test_file: str | None = None,
     model: str | None = None,
+    ignore_distortion: bool = False,
 ) -> Scene:
     """Read a folder of posed photos. No photo is decoded, only their sizes are looked up.
 
@@ -49,6 +50,7 @@ def load_scene(
         masks: Folder of the masks inside the scene folder.
         test_file: File that lists the test photos, such as ``transforms_test25.json``.
         model: Folder of the COLMAP model inside the scene folder, such as ``sparse/1``.
+        ignore_distortion: Take photos of distorted perspective lenses as pinhole photos.
 
     Returns:
         The scene; cameras and points are float32. `Scene.notes` tells what was noticed and decided.
@@ -66,11 +68,13 @@ def load_scene(
         )
     # Path(".").name is empty; the resolved folder has the name that people know it by.
     root = root if root.name not in ("", "..") else root.resolve()
-    options = ReadOptions(file=file, images=images, masks=masks, test_file=test_file, model=model)
+    options = ReadOptions(file, images, masks, test_file, model, ignore_distortion)
     reader = detect_reader(root) if format is None else get_reader(format)
     scene = reader.read(root, options)
     if not scene.frames:
         raise StudioError(f"{root}: the scene has no photos.", fix="Check that the folder is complete.")
+    if ignore_distortion:
+        scene = replace(scene, frames=tuple(_without_distortion(frame) for frame in scene.frames))
     scene = hold_out(scene, eval_every)
     if not scene.split("train"):
         raise StudioError(f"{root}: the scene has no photos to train on.", fix="Check its lists of photos.")
@@ -78,6 +82,12 @@ def load_scene(
     if scene.bounds is None and scene.points is not None:
         scene = replace(scene, bounds=scene.points.bounds())
     return _single_precision(scene)
+
+
+def _without_distortion(frame: Frame) -> Frame:
+    if frame.camera.model != "opencv":
+        return frame
+    return replace(frame, camera=replace(frame.camera, model="pinhole", distortion=None))
 
 
 def _single_precision(scene: Scene) -> Scene:

@@ -81,7 +81,7 @@ class ColmapReader:
         images = read_images(image_path)
         if not images:
             raise StudioError(f"{image_path}: the model has no registered photos.", fix="Run COLMAP's mapper again.")
-        lenses = {i: _lens(camera, camera_path) for i, camera in read_cameras(camera_path).items()}
+        lenses = {i: lens_camera(camera, camera_path) for i, camera in read_cameras(camera_path).items()}
         photos = images_folder(root, options.images)
         if photos.name != "images" and options.images is None:
             notes.append(f"photos are read from {photos.name}, as there is no folder images")
@@ -183,8 +183,12 @@ def _relative(folder: Path, root: Path) -> str:
     return folder.relative_to(root).as_posix()
 
 
-def _lens(camera: ColmapCamera, source: Path) -> Cameras:
-    """A camera of the model with the identity pose, at its stated size."""
+def lens_camera(camera: ColmapCamera, source: Path) -> Cameras:
+    """A camera of the model with the identity pose, at its stated size.
+
+    Raises:
+        StudioError: A model that cannot be rendered, or parameters that make no camera.
+    """
     place = f"{source}: camera {camera.id} ({camera.model})"
     if camera.model not in _LENSES:
         raise StudioError(

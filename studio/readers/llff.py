@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from studio.cameras import Cameras
 from studio.errors import StudioError
-from studio.readers.colmap import read_model_points
+from studio.readers.colmap import lens_camera, read_model_points
 from studio.readers.colmap_model import model_file, read_cameras
 from studio.readers.photo_files import camera_for_photo, frame_name, images_folder, list_photos, pose_tensor
 from studio.readers.pose_checks import rigid_pose
@@ -20,6 +21,11 @@ from studio.scene import Frame, Scene
 from studio.scene.decode import photo_size
 
 _FILE = "poses_bounds.npy"
+
+_DISTORTED = ("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
+
+_SAME_FOCAL = 0.005
+"""Relative difference of focal lengths that passes as the same lens."""
 
 
 class LlffReader:
@@ -44,19 +50,18 @@ class LlffReader:
                 f"{path}: has {len(table)} poses, but {folder} has {len(photos)} photos.",
                 fix="Rows and photos must match one to one, in order of name.",
             )
-        frames = tuple(
-            _frame(path, i, row, photo, root) for i, (row, photo) in enumerate(zip(table, photos, strict=True))
-        )
-        notes = []
         stated = int(table[0, 9]), int(table[0, 4])
+        model = next((p for p in (root / "sparse" / "0", root / "sparse") if model_file(p, "points3D")), None)
+        lens, notes = _lens_beside(model, stated, float(table[0, 14]))
+        frames = tuple(
+            _frame(path, i, row, photo, root, lens) for i, (row, photo) in enumerate(zip(table, photos, strict=True))
+        )
         if photo_size(photos[0]) != stated:
             notes.append(
                 f"photos of {folder.name} are smaller than the {stated[0]}x{stated[1]} that the poses state: "
                 "intrinsics are scaled"
             )
-        model = next((p for p in (root / "sparse" / "0", root / "sparse") if model_file(p, "points3D")), None)
         points = read_model_points(model) if model else None
-        notes += _distortion_note(model)
         bounds = None if points is not None else _frustum_box(frames)
         return Scene(root.name, root, self.name, frames, points, bounds, notes=tuple(notes))
 
@@ -83,7 +88,9 @@ def _load(path: Path) -> npt.NDArray[np.float64]:
     return table
 
 
-def _frame(path: Path, index: int, row: npt.NDArray[np.float64], photo: Path, root: Path) -> Frame:
+def _frame(
+    path: Path, index: int, row: npt.NDArray[np.float64], photo: Path, root: Path, lens: Cameras | None
+) -> Frame:
     stated = row[:15].reshape(3, 5)
     height, width, focal = stated[:, 4]
     near, far = float(row[15]), float(row[16])
@@ -99,9 +106,11 @@ def _frame(path: Path, index: int, row: npt.NDArray[np.float64], photo: Path, ro
         )
     # The columns are the camera's down, right and backward axes.
     pose = np.stack([stated[:, 1], stated[:, 0], -stated[:, 2], stated[:, 3]], axis=1)
-    camera = Cameras.make(
-        pose_tensor(rigid_pose(pose, f"{path}: row {index}")), width=int(width), height=int(height), fx=float(focal)
-    )
+    camera_to_world = pose_tensor(rigid_pose(pose, f"{path}: row {index}"))
+    if lens is not None:
+        camera = replace(lens, camera_to_world=camera_to_world)
+    else:
+        camera = Cameras.make(camera_to_world, width=int(width), height=int(height), fx=float(focal))
     return Frame(
         name=frame_name(photo, root),
         image_path=photo,
@@ -124,19 +133,24 @@ def _frustum_box(frames: tuple[Frame, ...]) -> torch.Tensor:
     return torch.stack([points.amin(dim=0), points.amax(dim=0)]).float()
 
 
-def _distortion_note(model: Path | None) -> list[str]:
-    """LLFF's poses carry no distortion; say so where COLMAP found some."""
+def _lens_beside(model: Path | None, stated: tuple[int, int], focal: float) -> tuple[Cameras | None, list[str]]:
+    """The distorted lens that COLMAP found for these photos, which the table of poses has no room for, and a note.
+
+    It is only taken where the model has one camera that agrees with the table in size and focal length.
+    """
     path = model_file(model, "cameras") if model else None
     if path is None:
-        return []
-    strongest = max(
-        (abs(p) for c in read_cameras(path).values() if c.model == "SIMPLE_RADIAL" for p in c.params[3:]), default=0
-    )
-    if strongest < 1e-3:
-        return []
-    return [
-        f"{path.parent.name}/{path.name} states radial distortion ({strongest:.3g}) that {_FILE} does not carry: "
-        "photos are taken as pinhole, as is usual with this format"
+        return None, []
+    cameras = list(read_cameras(path).values())
+    if len(cameras) != 1 or cameras[0].model not in _DISTORTED:
+        return None, []
+    lens = lens_camera(cameras[0], path)
+    if lens.distortion is None or lens.size != stated or abs(float(lens.fx) / focal - 1) > _SAME_FOCAL:
+        return None, []
+    strength = float(lens.distortion.abs().max())
+    return lens, [
+        f"the lens distortion ({strength:.3g}) is taken from {path.parent.name}/{path.name}; published figures of this "
+        "format ignore it, as does --data.ignore-distortion"
     ]
 
 

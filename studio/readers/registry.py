@@ -33,6 +33,8 @@ class ReadOptions:
     then left out instead of being an error."""
     model: str | None = None
     """Folder of the COLMAP model inside the scene folder, such as sparse/1; default: the one with the most images."""
+    ignore_distortion: bool = False
+    """Take photos of distorted perspective lenses as pinhole photos."""
 
 
 @runtime_checkable

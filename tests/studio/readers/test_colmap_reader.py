@@ -231,7 +231,7 @@ def test_truncated_binary_files(tmp_path, write_colmap, write_photo, name):
     root = colmap_scene(tmp_path, write_colmap, write_photo)
     path = root / f"sparse/0/{name}.bin"
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(StudioError, match=rf"{name}\.bin"):
             load_scene(root, format="colmap")

@@ -58,18 +58,27 @@ def test_full_size_photos_are_preferred(llff_scene, write_photo):
     assert load_scene(root, images="images_4").frames[0].camera.size == (16, 12)
 
 
-def test_points_of_colmap_beside_it(llff_scene, write_colmap):
-    root = llff_scene()
-    folder = write_colmap(
-        root / "sparse/0",
-        [(1, "SIMPLE_RADIAL", 64, 48, [80.0, 32.0, 24.0, 0.05])],
-        [],
-        [(1, [1.0, 2.0, 3.0], [255, 0, 0], 0.1)],
-    )
+def colmap_beside(root, write_colmap, params):
+    camera = (1, "SIMPLE_RADIAL", 64, 48, params)
+    folder = write_colmap(root / "sparse/0", [camera], [], [(1, [1.0, 2.0, 3.0], [255, 0, 0], 0.1)])
     (folder / "images.bin").unlink()
+    return root
+
+
+def test_points_and_lens_of_colmap_beside_it(llff_scene, write_colmap):
+    root = colmap_beside(llff_scene(), write_colmap, [80.0, 33.0, 24.0, 0.05])
     scene = load_scene(root, normalize="none")
     assert scene.points.xyz.tolist() == [[1, 2, 3]]
-    assert any("radial distortion (0.05)" in note for note in scene.notes)
+    camera = scene.frames[0].camera
+    assert camera.model == "opencv"
+    assert [float(v) for v in (camera.fx, camera.cx, camera.distortion[0])] == pytest.approx([20, 8.25, 0.05])
+    assert any(note.startswith("the lens distortion (0.05) is taken from 0/cameras.bin") for note in scene.notes)
+    assert load_scene(root, ignore_distortion=True).frames[0].camera.model == "pinhole"
+
+
+def test_the_lens_of_another_camera_is_not_taken(llff_scene, write_colmap):
+    root = colmap_beside(llff_scene(), write_colmap, [82.0, 32.0, 24.0, 0.05])
+    assert load_scene(root).frames[0].camera.model == "pinhole"
 
 
 def _set(row, column, value):

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from studio.cameras import Cameras
+from studio.errors import StudioError
+from studio.readers import ReadOptions, get_reader, hold_out, load_scene, reader_names, register_reader, registry
+from studio.scene import Frame, Scene
+
+
+def frame(name, split="train"):
+    pose = torch.eye(4)
+    return Frame(name, Path(name), Cameras.make(pose, width=4, height=4, fx=4.0), split)
+
+
+def scene_of(*frames):
+    return Scene("s", Path("s"), "test", tuple(frames))
+
+
+def test_every_eighth_by_name_is_held_out():
+    scene = scene_of(*(frame(f"{i:02d}") for i in reversed(range(20))))
+    held = hold_out(scene)
+    assert [f.name for f in held.split("test")] == ["16", "08", "00"]
+    assert len(held.split("train")) == 17
+    assert held.notes == ("no test split: every 8th photo by name is held out for evaluation (3 of 20)",)
+    assert len(hold_out(scene, 0).split("train")) == 20
+    assert len(hold_out(scene, 2).split("test")) == 10
+
+
+def test_given_splits_are_kept():
+    for split in ("val", "test"):
+        scene = scene_of(frame("a"), frame("b"), frame("c", split))
+        assert hold_out(scene) is scene
+
+
+def test_hold_out_never_takes_everything():
+    for every in (1, -3):
+        with pytest.raises(StudioError, match="eval_every must be 0"):
+            hold_out(scene_of(frame("a"), frame("b")), every)
+    alone = hold_out(scene_of(frame("a")))
+    assert len(alone.split("train")) == 1
+    assert alone.notes == ("only one photo: nothing is held out for evaluation",)
+
+
+def test_missing_folder_and_file_instead_of_folder(tmp_path):
+    with pytest.raises(StudioError, match=r"nope: there is no such folder"):
+        load_scene(tmp_path / "nope")
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(StudioError, match=r"photo\.png: is a file, not a folder"):
+        load_scene(tmp_path / "photo.png")
+
+
+def test_unknown_folder_lists_what_was_looked_for(tmp_path):
+    with pytest.raises(StudioError) as caught:
+        load_scene(tmp_path)
+    for part in (
+        "not a scene in any known format",
+        "transforms: no transforms.json",
+        "blender: no transforms_train.json",
+        "colmap: no cameras.bin/images.bin",
+        "llff: no poses_bounds.npy",
+    ):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_format_and_wrong_format(transforms_scene):
+    root = transforms_scene(2)
+    with pytest.raises(StudioError, match=r"no scene format 'gif'\. Formats: transforms, blender, colmap, llff"):
+        load_scene(root, format="gif")
+    with pytest.raises(StudioError, match="no COLMAP model"):
+        load_scene(root, format="colmap")
+    with pytest.raises(StudioError, match=r"poses_bounds\.npy: cannot be read"):
+        load_scene(root, format="llff")
+
+
+def test_colmap_is_preferred_to_llff(tmp_path, write_colmap, write_photo):
+    write_photo(tmp_path / "images/a.png")
+    write_colmap(
+        tmp_path / "sparse/0",
+        [(1, "PINHOLE", 16, 12, [20.0, 20, 8, 6])],
+        [(1, [1.0, 0, 0, 0], [0.0, 0, 0], 1, "a.png")],
+    )
+    (tmp_path / "poses_bounds.npy").write_bytes(b"")
+    assert load_scene(tmp_path).format == "colmap"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty file"), (b"hello", "not a picture in a known format"), (None, "")]
+)
+def test_unreadable_photo_is_named(transforms_scene, data, reason):
+    root = transforms_scene(3)
+    photo = root / "images/001.png"
+    photo.write_bytes(photo.read_bytes()[:20] if data is None else data)
+    with pytest.raises(StudioError, match=rf"images/001\.png: the photo cannot be read \(.*{reason}"):
+        load_scene(root)
+
+
+def test_everything_is_float32_but_far_origins_keep_their_digits(transforms_scene, pose):
+    def far(i):
+        matrix = pose(0.7 * i)
+        matrix[0][3] += 5_000_000.0
+        return {"transform_matrix": matrix}
+
+    scene = load_scene(transforms_scene(8, each=far))
+    reference = load_scene(transforms_scene(8, each=lambda i: {"transform_matrix": pose(0.7 * i)}))
+    for a, b in zip(scene.frames, reference.frames, strict=True):
+        assert a.camera.dtype == torch.float32
+        torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=1e-6, rtol=0)
+
+
+def test_points_give_bounds_without_strays(transforms_scene, tmp_path):
+    rows = [f"{i / 1000} {i / 500} 1" for i in range(1000)] + ["900 900 900"]
+    header = "ply\nformat ascii 1.0\nelement vertex 1001\n" + "".join(f"property float {a}\n" for a in "xyz")
+    (tmp_path / "p.ply").write_text(header + "end_header\n" + "\n".join(rows) + "\n")
+    scene = load_scene(transforms_scene(3, top={"ply_file_path": "p.ply"}), normalize="none")
+    torch.testing.assert_close(scene.bounds, torch.tensor([[0.005, 0.01, 1], [0.995, 1.99, 1]]))
+
+
+@dataclass(frozen=True)
+class ListReader:
+    """Reads a file that names one photo a line, all from one place."""
+
+    name: str = "list"
+
+    def detect(self, root: Path) -> str | None:
+        return None if (root / "list.txt").is_file() else "no list.txt"
+
+    def read(self, root: Path, options: ReadOptions) -> Scene:
+        names = (root / "list.txt").read_text().split()
+        return Scene(root.name, root, self.name, tuple(frame(name) for name in names))
+
+
+READER = ListReader()
+
+
+def test_a_reader_can_be_registered(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    register_reader(READER)
+    (tmp_path / "list.txt").write_text("a b c")
+    assert load_scene(tmp_path).format == "list"
+    with pytest.raises(ValueError, match="there is a reader 'list' already"):
+        register_reader(READER)
+    with pytest.raises(ValueError, match="there is a reader 'colmap' already"):
+        register_reader(ListReader("colmap"))
+
+
+def _offer(monkeypatch, *offers):
+    points = [importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in offers]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+
+
+def test_a_package_adds_a_reader_by_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "a_reader_module.py").write_text(
+        "from studio.scene import Scene\n"
+        "class R:\n"
+        "    name = 'list'\n"
+        "    def detect(self, root): return 'no list.txt'\n"
+        "    def read(self, root, options): raise NotImplementedError\n"
+        "READER = R()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _offer(monkeypatch, ("list", "a_reader_module:READER"), ("colmap", "a_reader_module:READER"))
+    assert reader_names() == ["transforms", "blender", "colmap", "llff", "list"]
+    assert get_reader("list").detect(tmp_path) == "no list.txt"
+    assert get_reader("colmap").__class__.__name__ == "ColmapReader"
+
+
+def test_a_broken_reader_breaks_only_itself(transforms_scene, monkeypatch, tmp_path):
+    _offer(monkeypatch, ("broken", "no_such_module:READER"), ("wrong", "json:dumps"))
+    with pytest.raises(StudioError, match="The reader 'broken' cannot be loaded from no_such_module:READER"):
+        get_reader("broken")
+    with pytest.raises(StudioError, match="json:dumps is not a reader named 'wrong'"):
+        get_reader("wrong")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudioError, match="broken: The reader 'broken' cannot be loaded"):
+        load_scene(tmp_path / "empty")
+    assert len(load_scene(transforms_scene(2)).frames) == 2
+
+
+def test_two_packages_with_one_reader_name(monkeypatch):
+    _offer(monkeypatch, ("list", "one:READER"), ("list", "two:READER"))
+    with pytest.raises(StudioError, match="Two packages offer a reader 'list': one:READER and two:READER"):
+        reader_names()
+
+
+def test_a_scene_without_training_photos(transforms_scene):
+    names = [f"images/{i:03d}.png" for i in range(3)]
+    with pytest.raises(StudioError, match="no photos to train on"):
+        load_scene(transforms_scene(3, top={"train_filenames": [], "test_filenames": names}))
+
+
+def test_two_thousand_photos_are_listed_without_decoding(tmp_path, pose, monkeypatch):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "images/0000.jpg")
+    data = (tmp_path / "images/0000.jpg").read_bytes()
+    frames = []
+    for i in range(2000):
+        (tmp_path / f"images/{i:04d}.jpg").write_bytes(data)
+        frames.append({"file_path": f"images/{i:04d}.jpg", "transform_matrix": pose(0.01 * i)})
+    (tmp_path / "transforms.json").write_text(json.dumps({"fl_x": 50, "frames": frames}))
+
+    def refuse(self):
+        raise AssertionError("a photo was decoded while the scene was loaded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
+    scene = load_scene(tmp_path)
+    assert len(scene.frames) == 2000
+    assert {f.camera.size for f in scene.frames} == {(64, 48)}
