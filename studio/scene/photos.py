@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,12 +149,14 @@ class PhotoStore(Sequence[Photo]):
             StudioError: The photo or its mask cannot be read or has another size than when the scene was loaded.
         """
         index = range(len(self))[index]
-        photo = self._cache.get(index)
-        if isinstance(photo, Photo):
-            return photo
+        # In this order: a background decode puts its photo into the cache before it stops being pending.
         with self._lock:
             pending = self._pending.get(index)
-        return pending.result() if pending is not None else self._load_and_keep(index)
+        if pending is not None:
+            with contextlib.suppress(CancelledError):
+                return pending.result()
+        photo = self._cache.get(index)
+        return photo if isinstance(photo, Photo) else self._load_and_keep(index)
 
     def get(self, index: int, downscale: float = 1) -> Photo:
         """As ``self[index]``, reduced once more by `downscale`; reduced photos are kept in the same bounded cache."""
@@ -196,10 +199,8 @@ class PhotoStore(Sequence[Photo]):
             budget -= width * height * 5
             if budget < 0:
                 return
-            if self._cache.get(index) is not None:
-                continue
             with self._lock:
-                if index in self._pending:
+                if index in self._pending or self._cache.get(index) is not None:
                     continue
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="photos")
