@@ -27,6 +27,7 @@ TRAIN_RINGS = ((27, 21.0, 0.66), (20, 34.0, 0.68), (13, 51.0, 0.68))  # photos, 
 TEST_COUNT = 12
 FIELD_OF_VIEW = 48.0
 EXPOSURE = 1.6
+WHITE_BALANCE = (0.94, 1.0, 1.1)
 PATHS = {"type": "path", "max_depth": 5, "rr_depth": 3}
 GUIDES = {"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"}
 GUIDE_SAMPLES = 36
@@ -87,8 +88,8 @@ def sensor(camera_to_world: Array, size: int, samples: int) -> dict[str, Any]:
 
 
 def develop(radiance: Array) -> Array:
-    """Linear radiance to 8-bit sRGB: exposure, a soft shoulder above 0.7, the sRGB curve."""
-    x = np.clip(radiance * EXPOSURE, 0, None)
+    """Linear radiance (..., 3) to 8-bit sRGB: exposure, white balance, a soft shoulder above 0.7, the sRGB curve."""
+    x = np.clip(radiance * (EXPOSURE * np.asarray(WHITE_BALANCE)), 0, None)
     knee = 0.7
     x = np.where(x < knee, x, 1 - (1 - knee) * np.exp(-(x - knee) / (1 - knee)))
     y = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.power(np.maximum(x, 1e-8), 1 / 2.4) - 0.055)
@@ -108,8 +109,6 @@ def photograph(scene: Any, camera: Array, size: int, samples: int, seed: int, pa
     tracer = mi.load_dict(PATHS)
     seeds = [mi.UInt32(seed * passes + i) for i in range(passes)]
     light = np.stack([np.array(mi.render(scene, sensor=lens, integrator=tracer, spp=each, seed=s)) for s in seeds])
-    # A pass far brighter than the others in a pixel holds a stray path ("firefly").
-    light = np.minimum(light, 0.03 + 2.5 * np.median(light, axis=0))
     albedo, normal, depth = guides[..., -7:-4], guides[..., -4:-1], guides[..., -1]
     return develop(denoise(light, albedo, normal, depth))
 

@@ -37,10 +37,23 @@ def _shift(image: Array, dy: int, dx: int) -> Array:
     return image[rows][:, columns]
 
 
+def _without_stray_paths(light: Array) -> Array:
+    """Passes (P, H, W, 3) with single bright samples ("fireflies") cut down.
+
+    First against the other passes of the pixel; then, where the passes disagree, against the pixels around.
+    """
+    light = np.minimum(light, 0.005 + 2.5 * np.median(light, axis=0))
+    mean = light.mean(0)
+    error = light.std(0, ddof=1) / np.sqrt(len(light))
+    around = np.median([_shift(mean, dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)], axis=0)
+    limit = np.where(error > 0.1 * mean, 1.5 * around, np.inf)
+    return np.minimum(light, limit)
+
+
 def denoise(passes: Array, albedo: Array, normal: Array, depth: Array) -> Array:
     """The mean of independent renderings (P, H, W, 3), denoised; albedo and normal (H, W, 3), depth (H, W)."""
     texture = albedo + 0.03
-    light = passes / texture
+    light = _without_stray_paths(passes / texture)
     mean = light.mean(0)
     variance = _box(light.var(0, ddof=1) / len(light), 2)
     total, out = np.zeros(mean.shape[:2]), np.zeros_like(mean)

@@ -215,9 +215,9 @@ def test_the_script_states_these_cameras(document: dict[str, Any], script: Modul
 
 
 def test_developing_is_the_srgb_curve_with_a_soft_shoulder(script: ModuleType) -> None:
-    linear = np.array([0.0, 0.002, 0.18, 0.5]) / script.EXPOSURE
+    linear = np.array([0.0, 0.002, 0.18, 0.5])[:, None] / (script.EXPOSURE * np.array(script.WHITE_BALANCE))
     # IEC 61966-2-1 by hand: 12.92 x below 0.0031308, else 1.055 x^(1/2.4) - 0.055, times 255.
-    assert script.develop(linear).tolist() == [0, 7, 118, 188]
-    ramp = script.develop(np.linspace(0, 4, 4000))
-    assert (np.diff(ramp.astype(int)) >= 0).all()
-    assert script.develop(np.array([1.2 / script.EXPOSURE]))[0] < 255
+    assert script.develop(linear).tolist() == [[value] * 3 for value in (0, 7, 118, 188)]
+    ramp = script.develop(np.linspace(0, 4, 4000)[:, None] * np.ones(3))
+    assert (np.diff(ramp.astype(int), axis=0) >= 0).all()
+    assert script.develop(np.full(3, 1.0 / script.EXPOSURE)).max() < 250
