@@ -113,8 +113,8 @@ def _ortho(view: np.ndarray, s: np.ndarray) -> None:
 def fisheye_terms(x: float, y: float, z: float) -> tuple[float, float, float]:
     """g = theta / r, h = (dg/dr) / r and k = (dh/dr) / r of the equidistant fisheye, in float64.
 
-    r = |(x, y)|, theta = atan2(r, z); the image point is f (x, y) g. All three are 0 / 0 on the axis, where their series
-    in (r / z)^2 take over.
+    r = |(x, y)|, theta = atan2(r, z); the image point is f (x, y) g. All three are 0 / 0 on the axis, where their
+    series in (r / z)^2 take over.
     """
     r2, z2 = x * x + y * y, z * z
     if r2 < _SERIES_LIMIT * z2 and z > 0.0:

@@ -150,7 +150,7 @@ def unpack(blocks: NDArray[np.float32], count: int) -> dict[str, NDArray[np.floa
         count: N, the number of Gaussians without the padding.
 
     Returns:
-        means (N, 3), quats (N, 4), log_scales (N, 3), logit_opacities (N,), and sh (N, K, 3) if the blocks hold colours.
+        means (N, 3), quats (N, 4), log_scales (N, 3), logit_opacities (N,), and sh (N, K, 3) if there are colours.
 
     Raises:
         ValueError: `blocks` is not a block array, or holds fewer than `count` Gaussians.

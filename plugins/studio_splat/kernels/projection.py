@@ -36,9 +36,9 @@ from .geometry import (
     project_means,
     project_shapes,
 )
-from .layout import check_array, check_blocks
+from .layout import GEOMETRY_ROWS, check_array, check_blocks
 from .sh import MAX_BASIS, evaluate_basis
-from .vec import any_lane, ceil, load, maximum, select, splat, sqrt, store, transpose
+from .vec import any_lane, ceil, load, maximum, prefetch, select, splat, sqrt, store, transpose
 from .view import EPS2D, FAR, HEIGHT, NEAR, RADIUS_CLIP, WIDTH, View
 
 RECORD_SIZE = 16
@@ -56,14 +56,23 @@ _SCRATCH = _BASIS + MAX_BASIS * 16
 
 
 @lanewise
-def _shade(degree: int, params: np.ndarray, at: int, s: np.ndarray, basis: np.ndarray) -> Any:
-    """max(0, 1/2 + sum of coefficients times basis) of 16 Gaussians; 0 without spherical harmonics."""
+def _shade(degree: int, params: np.ndarray, at: int, s: np.ndarray, basis: np.ndarray, ahead: int) -> Any:
+    """max(0, 1/2 + sum of coefficients times basis) of 16 Gaussians; 0 without spherical harmonics.
+
+    The block `ahead` elements further on is fetched meanwhile: it begins with arithmetic that needs all of its
+    geometry, and the processor's own prefetcher does not look that far across it.
+    """
+    for row in range(GEOMETRY_ROWS):
+        prefetch(params, at + ahead + 16 * row)
     if degree < 0:
         return splat(ZERO), splat(ZERO), splat(ZERO)
     evaluate_basis(degree, load(s, DIR), load(s, DIR_Y), load(s, DIR_Z), basis)
     r, g, b = splat(HALF), splat(HALF), splat(HALF)
     for k in range((degree + 1) * (degree + 1)):
         value, c = load(basis, 16 * k), at + COLOUR + 48 * k
+        prefetch(params, c + ahead)
+        prefetch(params, c + ahead + 16)
+        prefetch(params, c + ahead + 32)
         r = r + value * load(params, c)
         g = g + value * load(params, c + 16)
         b = b + value * load(params, c + 32)
@@ -112,7 +121,7 @@ def _project_block(
     zero = splat(ZERO)
     if any_lane(visible):
         scale = LOG2_E / det
-        r, g, b = _shade(degree, params, at, s, basis)
+        r, g, b = _shade(degree, params, at, s, basis, params.shape[1] * 16)
         rows = transpose(
             (
                 select(visible, x, ZERO),

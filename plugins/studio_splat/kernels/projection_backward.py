@@ -1,8 +1,8 @@
 """Backward projection: gradient rows of the rasteriser to gradients of all parameters and of the camera pose.
 
 Gradients are hand-derived in a form that keeps float32 exact for thin Gaussians. With the notation of `geometry`
-(covariance V = T S^2 T^T + eps2d I, conic V^-1, columns t_k of T, squared scales s_k) and G the gradient with respect to
-the conic:
+(covariance V = T S^2 T^T + eps2d I, conic V^-1, columns t_k of T, squared scales s_k) and G the gradient with respect
+to the conic:
 
     p_k = V^-1 t_k,   y_k = -G p_k,   q_jk = p_j . y_k
     d/d log scale_k   = 2 s_k q_kk
@@ -13,8 +13,8 @@ and V^-1 t_k has no cancellation either: adj(T S^2 T^T) t_k is a cross product o
 The antialiasing compensation sqrt(det V_0 / det V), V_0 = V - eps2d I, adds h eps2d V_0^-1 t_k to y_k, because
 V_0^-1 - V^-1 = eps2d V_0^-1 V^-1; h is half the gradient of the log opacity.
 
-A Gaussian is *touched* when any of its gradient row's first ten entries is not zero. Only touched Gaussians are updated,
-lane by lane: neither parameters nor moments of the others change, whatever block they share.
+A Gaussian is *touched* when any of its gradient row's first ten entries is not zero. Only touched Gaussians are
+updated, lane by lane: neither parameters nor moments of the others change, whatever block they share.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from .geometry import (
 from .layout import GEOMETRY_ROWS, check_array, check_blocks
 from .projection import CHUNK, RECORD_SIZE
 from .sh import MAX_BASIS, basis_gradient, evaluate_basis
-from .vec import any_lane, load, maximum, minimum, select, splat, sqrt, store, sum_lanes, transpose
+from .vec import any_lane, load, maximum, minimum, prefetch, select, splat, sqrt, store, sum_lanes, transpose
 from .view import EPS2D, FISHEYE, FX, FY, HEIGHT, HIGH_U, HIGH_V, LOW_U, LOW_V, PINHOLE, WIDTH, View
 
 STATISTICS_ROWS = 3
@@ -197,6 +197,49 @@ def _add(s: np.ndarray, row: int, mask: Any, value: Any) -> None:
 
 
 @lanewise
+def _load_records(records: np.ndarray, first: int) -> Any:
+    """Sixteen records or gradient rows as sixteen vectors, one a column."""
+    at = first * 16
+    return transpose(
+        (
+            load(records, at),
+            load(records, at + 16),
+            load(records, at + 32),
+            load(records, at + 48),
+            load(records, at + 64),
+            load(records, at + 80),
+            load(records, at + 96),
+            load(records, at + 112),
+            load(records, at + 128),
+            load(records, at + 144),
+            load(records, at + 160),
+            load(records, at + 176),
+            load(records, at + 192),
+            load(records, at + 208),
+            load(records, at + 224),
+            load(records, at + 240),
+        )
+    )
+
+
+@lanewise
+def _find_touched(g: Any) -> Any:
+    """Lanes whose gradient row is not all zero; NaN counts as not zero."""
+    return ~(
+        (g[0] == ZERO)
+        & (g[1] == ZERO)
+        & (g[2] == ZERO)
+        & (g[3] == ZERO)
+        & (g[4] == ZERO)
+        & (g[5] == ZERO)
+        & (g[6] == ZERO)
+        & (g[7] == ZERO)
+        & (g[8] == ZERO)
+        & (g[9] == ZERO)
+    )
+
+
+@lanewise
 def _gradients(
     params: np.ndarray,
     at: int,
@@ -211,50 +254,16 @@ def _gradients(
     basis: np.ndarray,
     weight: np.ndarray,
     records: np.ndarray,
-    rows: np.ndarray,
     first: int,
+    g: Any,
+    touched: Any,
     out: np.ndarray,
     out_at: int,
-) -> Any:
-    """Gradients of one block into `out`, for the rows that `degree` uses; returns which lanes were touched.
+) -> None:
+    """Gradients of one block into `out`, for the rows that `degree` uses, from the columns `g` of its gradient rows.
 
     Lanes that were not touched hold meaningless numbers.
     """
-    at16 = first * 16
-    g = transpose(
-        (
-            load(rows, at16),
-            load(rows, at16 + 16),
-            load(rows, at16 + 32),
-            load(rows, at16 + 48),
-            load(rows, at16 + 64),
-            load(rows, at16 + 80),
-            load(rows, at16 + 96),
-            load(rows, at16 + 112),
-            load(rows, at16 + 128),
-            load(rows, at16 + 144),
-            load(rows, at16 + 160),
-            load(rows, at16 + 176),
-            load(rows, at16 + 192),
-            load(rows, at16 + 208),
-            load(rows, at16 + 224),
-            load(rows, at16 + 240),
-        )
-    )
-    touched = (
-        ~(g[0] == ZERO)
-        | ~(g[1] == ZERO)
-        | ~(g[2] == ZERO)
-        | ~(g[3] == ZERO)
-        | ~(g[4] == ZERO)
-        | ~(g[5] == ZERO)
-        | ~(g[6] == ZERO)
-        | ~(g[7] == ZERO)
-        | ~(g[8] == ZERO)
-        | ~(g[9] == ZERO)
-    )
-    if not any_lane(touched):
-        return touched
     camera_space(params, at, view, s)
     project_means(model, view, s)
     project_shapes(params, at, view, s)
@@ -334,26 +343,7 @@ def _gradients(
     my = gx * view[1] + gy * view[5] + gz * view[9]
     mz = gx * view[2] + gy * view[6] + gz * view[10]
     if degree >= 0:
-        c = transpose(
-            (
-                load(records, at16),
-                load(records, at16 + 16),
-                load(records, at16 + 32),
-                load(records, at16 + 48),
-                load(records, at16 + 64),
-                load(records, at16 + 80),
-                load(records, at16 + 96),
-                load(records, at16 + 112),
-                load(records, at16 + 128),
-                load(records, at16 + 144),
-                load(records, at16 + 160),
-                load(records, at16 + 176),
-                load(records, at16 + 192),
-                load(records, at16 + 208),
-                load(records, at16 + 224),
-                load(records, at16 + 240),
-            )
-        )
+        c = _load_records(records, first)
         # No gradient through a colour that was clamped at 0.
         store(s, _RGB, select(c[6] > ZERO, g[6], ZERO))
         store(s, _RGB + 16, select(c[7] > ZERO, g[7], ZERO))
@@ -376,31 +366,22 @@ def _gradients(
             _add(s, row + 16, touched, j0 * z01 + j1 * z11 + gc * y)
             _add(s, row + 32, touched, j0 * z02 + j1 * z12 + gc * z)
             _add(s, row + 48, touched, gc)
-    return touched
 
 
 @lanewise
-def _accumulate_statistics(
-    statistics: np.ndarray,
-    at: int,
-    view: np.ndarray,
-    radii: np.ndarray,
-    rows: np.ndarray,
-    first: int,
-    column: int,
-) -> None:
-    """Add one view's visibility and 2D gradient norms; `column` is 0 for plain gradients, 10 for absolute ones."""
+def _count_view(statistics: np.ndarray, at: int, view: np.ndarray, radii: np.ndarray, first: int) -> None:
+    """One more view for the visible lanes, and their largest half-extent as a share of the longer image side."""
     radius = load(radii, first)
-    visible = radius > ZERO
-    if not any_lane(visible):
-        return
-    half_width, half_height = HALF * view[WIDTH], HALF * view[HEIGHT]
     share = radius / maximum(splat(view[WIDTH]), view[HEIGHT])
-    for i in range(16):
-        dx, dy = half_width * rows[first + i, column], half_height * rows[first + i, column + 1]
-        statistics[at // 48, 0, i] += np.sqrt(dx * dx + dy * dy)
-    store(statistics, at + 16, load(statistics, at + 16) + select(visible, ONE, ZERO))
+    store(statistics, at + 16, load(statistics, at + 16) + select(radius > ZERO, ONE, ZERO))
     store(statistics, at + 32, maximum(load(statistics, at + 32), share))
+
+
+@lanewise
+def _add_norms(statistics: np.ndarray, at: int, view: np.ndarray, gx: Any, gy: Any) -> None:
+    """The norms of 2D mean gradients in units of half the image: gsplat's, independent of the resolution."""
+    gx, gy = HALF * view[WIDTH] * gx, HALF * view[HEIGHT] * gy
+    store(statistics, at, load(statistics, at) + sqrt(gx * gx + gy * gy))
 
 
 @lanewise
@@ -413,14 +394,19 @@ def _adam(
     gradient: np.ndarray,
     rows: int,
     step_size: np.ndarray,
-    beta1: f32,
-    beta2: f32,
-    root_correction: f32,
-    eps: f32,
+    adam: np.ndarray,
+    ahead: int,
 ) -> None:
-    """Kingma and Ba, algorithm 1, for the touched lanes of one block; bias corrections are in the arguments."""
+    """Kingma and Ba, algorithm 1, for the touched lanes of one block.
+
+    `adam` holds beta1, beta2, the root of the second moment's bias correction, and eps; the first moment's correction
+    is in `step_size`. The parameters at `ahead` are fetched meanwhile: the next block begins with arithmetic on all of
+    them, and the processor's own prefetcher does not look that far across it.
+    """
+    beta1, beta2, root_correction, eps = adam[0], adam[1], adam[2], adam[3]
     for row in range(rows):
         i = at + 16 * row
+        prefetch(p, ahead + 16 * row)
         g, first, second = load(gradient, 16 * row), load(m, i), load(v, i)
         first_new = beta1 * first + (ONE - beta1) * g
         second_new = beta2 * second + (ONE - beta2) * (g * g)
@@ -453,7 +439,6 @@ def _backward_share(
     antialiased: bool,
     degree: int,
     want_pose: bool,
-    weights: np.ndarray,
     records: np.ndarray,
     rows: np.ndarray,
     touched_blocks: np.ndarray,
@@ -470,28 +455,32 @@ def _backward_share(
             at = b * block_rows * 16
             end = 0
             if touched_blocks[b] != 0:
-                touched = _gradients(
-                    params,
-                    at,
-                    view,
-                    model,
-                    antialiased,
-                    degree,
-                    want_pose,
-                    weights[0],
-                    weights[1],
-                    s,
-                    basis,
-                    weight,
-                    records,
-                    rows,
-                    b * 16,
-                    gradients,
-                    at,
-                )
+                g = _load_records(rows, b * 16)
+                touched = _find_touched(g)
                 if any_lane(touched):
                     end = used
+                    _gradients(
+                        params,
+                        at,
+                        view,
+                        model,
+                        antialiased,
+                        degree,
+                        want_pose,
+                        ZERO,
+                        ZERO,
+                        s,
+                        basis,
+                        weight,
+                        records,
+                        b * 16,
+                        g,
+                        touched,
+                        gradients,
+                        at,
+                    )
                     for row in range(used):
+                        prefetch(params, at + (block_rows + row) * 16)
                         store(gradients, at + 16 * row, select(touched, load(gradients, at + 16 * row), ZERO))
             for row in range(end, block_rows):
                 store(gradients, at + 16 * row, splat(ZERO))
@@ -528,36 +517,48 @@ def _update_share(
     for chunk in range(share, -(-blocks // CHUNK), shares):
         _clear_pose(s)
         for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, blocks)):
+            at = b * block_rows * 16
             if column >= 0:
-                _accumulate_statistics(statistics, b * 48, view, radii, rows, b * 16, column)
-            if touched_blocks[b] != 0:
-                at = b * block_rows * 16
-                touched = _gradients(
-                    params,
-                    at,
-                    view,
-                    model,
-                    antialiased,
-                    degree,
-                    want_pose,
-                    weights[0],
-                    weights[1],
-                    s,
-                    basis,
-                    weight,
-                    records,
-                    rows,
-                    b * 16,
-                    gradient,
-                    0,
-                )
-                if any_lane(touched):
-                    _adam(params, m, v, at, touched, gradient, used, step_size, adam[0], adam[1], adam[2], adam[3])
+                _count_view(statistics, b * 48, view, radii, b * 16)
+            if touched_blocks[b] == 0:
+                continue
+            g = _load_records(rows, b * 16)
+            touched = _find_touched(g)
+            if not any_lane(touched):
+                continue
+            if column == 0:
+                _add_norms(statistics, b * 48, view, g[0], g[1])
+            elif column > 0:
+                _add_norms(statistics, b * 48, view, g[10], g[11])
+            _gradients(
+                params,
+                at,
+                view,
+                model,
+                antialiased,
+                degree,
+                want_pose,
+                weights[0],
+                weights[1],
+                s,
+                basis,
+                weight,
+                records,
+                b * 16,
+                g,
+                touched,
+                gradient,
+                0,
+            )
+            for i in range(16):
+                prefetch(rows, (b + 1) * 256 + 16 * i)
+                prefetch(records, (b + 1) * 256 + 16 * i)
+            _adam(params, m, v, at, touched, gradient, used, step_size, adam, at + block_rows * 16)
         _sum_pose(s, pose, chunk)
 
 
 @cache.kernel(
-    "void(i8, f4[:,:,::1], f4[::1], i8, b1, i8, b1, f4[::1], f4[:,::1], f4[:,::1], u1[::1], f4[:,:,::1], f4[:,::1])",
+    "void(i8, f4[:,:,::1], f4[::1], i8, b1, i8, b1, f4[:,::1], f4[:,::1], u1[::1], f4[:,:,::1], f4[:,::1])",
     parallel=True,
 )
 def _backward(
@@ -568,7 +569,6 @@ def _backward(
     antialiased: bool,
     degree: int,
     want_pose: bool,
-    weights: np.ndarray,
     records: np.ndarray,
     rows: np.ndarray,
     touched_blocks: np.ndarray,
@@ -585,7 +585,6 @@ def _backward(
             antialiased,
             degree,
             want_pose,
-            weights,
             records,
             rows,
             touched_blocks,
@@ -647,7 +646,7 @@ def _update(
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Adam's constants (Kingma and Ba, 2015) and the weights of two regularisers, as `project_backward_adam` takes them.
+    """Adam's constants (Kingma and Ba, 2015) and the weights of two regularisers.
 
     Attributes:
         beta1: Decay of the first moment.
@@ -717,7 +716,6 @@ def project_backward(
     check_array("rows", rows, (blocks * 16, RECORD_SIZE))
     check_array("gradients", gradients, params.shape)
     partial = np.zeros((-(-blocks // CHUNK), _POSE_ROWS), np.float32)
-    weights = np.zeros(2, np.float32)
     _backward(
         cache.get_threads(),
         params,
@@ -726,7 +724,6 @@ def project_backward(
         view.antialiased,
         sh_degree,
         pose,
-        weights,
         records,
         rows,
         _touched_or_all(touched, blocks),
