@@ -69,6 +69,8 @@ def read_split_files(
         if not path.is_file():
             if split == "train" or chosen:
                 raise StudioError(f"{path}: there is no such file.", fix=_others(root))
+            if split == "test":
+                notes += [f"no {default}, but {p.name}: choose it with --data.test-file" for p in _test_files(root)]
             continue
         file = read_transforms_file(path, finder, split)
         total = len(file.frames) + len(file.missing)
@@ -85,6 +87,10 @@ def read_split_files(
     notes += [f"photos are read from {new} instead of {old}" for old, new in finder.swapped.items()]
     frames, merged = merge_splits([frame for file in files.values() for frame in file.frames])
     return frames, files, notes + merged
+
+
+def _test_files(root: Path) -> list[Path]:
+    return sorted(root.glob("transforms_test*.json"))
 
 
 def _others(root: Path) -> str:

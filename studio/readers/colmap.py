@@ -82,8 +82,8 @@ class ColmapReader:
         if not images:
             raise StudioError(f"{image_path}: the model has no registered photos.", fix="Run COLMAP's mapper again.")
         lenses = {i: lens_camera(camera, camera_path) for i, camera in read_cameras(camera_path).items()}
-        photos = images_folder(root, options.images)
-        if photos.name != "images" and options.images is None:
+        photos = _photos_folder(root, options.images, images[0].name)
+        if photos != root / "images" and options.images is None:
             notes.append(f"photos are read from {photos.name}, as there is no folder images")
         masks = _masks_folder(root, options.masks)
 
@@ -230,6 +230,16 @@ def _pose(image: ColmapImage, place: str) -> torch.Tensor:
     world_to_camera[:3, :3] = quaternion_to_matrix(torch.tensor(image.quaternion, dtype=torch.float64)).numpy()
     world_to_camera[:3, 3] = image.translation
     return torch.linalg.inv(pose_tensor(rigid_pose(world_to_camera, place)))
+
+
+def _photos_folder(root: Path, wanted: str | None, first: str) -> Path:
+    """As `images_folder`; or the scene folder, where the photos' names are relative to that."""
+    try:
+        return images_folder(root, wanted)
+    except StudioError:
+        if wanted is None and existing_photo(root / first) is not None:
+            return root
+        raise
 
 
 def _masks_folder(root: Path, wanted: str | None) -> Path | None:

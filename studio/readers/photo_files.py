@@ -52,7 +52,7 @@ class PhotoFinder:
 
     def __init__(self, root: Path, images: str | None = None) -> None:
         self.root = root
-        self._wanted = images_folder(root, images).name if images is not None else None
+        self._wanted = images_folder(root, images).relative_to(root).as_posix() if images is not None else None
         self._swaps: dict[str, str | None] = {}
         self.swapped: dict[str, str] = {}
         """Named folder -> folder that was read instead, for the notes."""

@@ -71,7 +71,8 @@ class Scene:
     frames: tuple[Frame, ...]
     points: PointCloud | None = None
     bounds: Float[Tensor, "2 3"] | None = None
-    """Axis-aligned box (min, max corner) that holds the content of interest, where the format tells it."""
+    """Axis-aligned box (min, max corner) that holds the content of interest: as the format tells it, else of the points
+    without strays; None where there is neither."""
     scene_from_input: Float[Tensor, "4 4"] = field(default_factory=_identity)
     """float64 similarity (scale * rotation | translation): normalised frame <- the frame of the input files."""
     notes: tuple[str, ...] = ()

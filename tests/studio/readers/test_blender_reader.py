@@ -86,6 +86,14 @@ def test_without_other_splits_photos_are_held_out(synthetic):
     assert [f.name for f in scene.split("test")] == ["train/000.png", "train/008.png"]
 
 
+def test_a_test_file_of_another_name_is_mentioned(synthetic):
+    root = synthetic()
+    (root / "transforms_test.json").rename(root / "transforms_test4.json")
+    note = "no transforms_test.json, but transforms_test4.json: choose it with --data.test-file"
+    assert note in load_scene(root).notes
+    assert len(load_scene(root, test_file="transforms_test4.json").split("test")) == 4
+
+
 def test_train_split_without_photos(synthetic):
     with pytest.raises(StudioError, match=r"transforms_train\.json: none of its photos exist"):
         load_scene(synthetic(present=lambda split, i: split != "train"))

@@ -195,6 +195,13 @@ def test_photos_in_numbered_folders_and_other_endings(tmp_path, write_colmap, wr
     assert [float(v) for v in (scene.frames[0].camera.fx, scene.frames[0].camera.cx)] == [5, 8.5 / 4]
 
 
+def test_photos_named_relative_to_the_scene_folder(tmp_path, write_colmap, write_photo):
+    write_colmap(tmp_path / "sparse/0", *pinhole_model(["left/a.png", "right/a.png"]))
+    write_photo(tmp_path / "left/a.png")
+    write_photo(tmp_path / "right/a.png")
+    assert [f.name for f in load_scene(tmp_path).frames] == ["left/a.png", "right/a.png"]
+
+
 def test_masks_folder(tmp_path, write_colmap, write_photo):
     root = colmap_scene(tmp_path, write_colmap, write_photo)
     write_photo(root / "masks/a.png.png", mode="L")

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.scene import resample
 from studio.scene.resample import downscaled_size, resize_area, resize_mask
 
 
@@ -44,14 +43,6 @@ def test_uneven_factor_weighs_by_covered_area():
     # Three pixels onto two: each new one covers one and a half.
     image = torch.tensor([[30, 60, 90]], dtype=torch.uint8)[..., None]
     assert resize_area(image, (2, 1))[..., 0].tolist() == [[40, 80]]
-
-
-def test_strips_make_no_seams(monkeypatch):
-    image = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (67, 31, 4), dtype=np.uint8))
-    whole = resize_area(image, (12, 29))
-    for values in (1, 500, 2000):
-        monkeypatch.setattr(resample, "_STRIP_VALUES", values)
-        assert torch.equal(resize_area(image, (12, 29)), whole)
 
 
 @settings(deadline=None, max_examples=60)
