@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from studio.errors import StudioError
 from studio.training.loop import Observer, Trainer, TrainingResult
 from studio.training.randomness import undisturbed
 
@@ -54,7 +55,12 @@ class MetricsWriter(Observer):
 
 
 class ProgressLine(Observer):
-    """A progress bar with speed, time left, loss, PSNR and the plugin's own status."""
+    """A progress bar with speed, time left, loss, PSNR and the plugin's own status.
+
+    On a terminal it is redrawn in place; pipes and log files get a plain line every few seconds.
+    """
+
+    plain_seconds = 5.0
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -66,18 +72,14 @@ class ProgressLine(Observer):
 
     def on_start(self, trainer: Trainer) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.percentage:>3.0f}%"),
             _Figures(),
             console=self._console,
-            # Pipes and log files get plain lines from `_print_line` instead of a redrawn bar.
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task(
-            "training", total=trainer.settings.total_steps, completed=trainer.step, figures="starting"
-        )
+        # The bar shows the share of the training, which a budget may end before the last step.
+        self._task = self._progress.add_task("training", total=1.0, completed=self._share(trainer), figures="starting")
         self._progress.start()
 
     def on_log(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
@@ -88,23 +90,37 @@ class ProgressLine(Observer):
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
         self._seen = (now, step)
         text = self._describe(trainer, step, figures)
-        self._progress.update(self._task, completed=step, figures=text)
-        if not self._console.is_terminal and (step == 1 or now - self._printed >= 5.0):
+        self._progress.update(self._task, completed=self._share(trainer), figures=text)
+        if not self._console.is_terminal and (step == 1 or now - self._printed >= self.plain_seconds):
             self._printed = now
-            self._print_line(trainer, step, text)
+            self._print_line(text)
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, completed=result.step)
-            self._progress.stop()
-        if not self._console.is_terminal:
-            self._print_line(trainer, result.step, self._describe(trainer, result.step, result.figures))
+            text = self._describe(trainer, result.step, result.figures)
+            share = self._share(trainer) if result.reason == "interrupted" else 1.0
+            self._progress.update(self._task, completed=share, figures=text)
+            if not self._console.is_terminal:
+                self._print_line(text)
+        self.close()
 
-    def _print_line(self, trainer: Trainer, step: int, text: str) -> None:
-        self._console.print(f"step {step:,}/{trainer.settings.total_steps:,}  {text}", highlight=False, soft_wrap=True)
+    def close(self) -> None:
+        """Give the terminal back; also where training ended by an error, which `on_end` is not told."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _print_line(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    @staticmethod
+    def _share(trainer: Trainer) -> float:
+        by_step = trainer.step / trainer.settings.total_steps
+        budget = trainer.settings.budget_seconds
+        return min(max(by_step, trainer.elapsed / budget if budget is not None else 0.0), 1.0)
 
     def _describe(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> str:
-        parts = []
+        parts = [f"step {step:,}/{trainer.settings.total_steps:,}"]
         if self._rate > 0:
             left = (trainer.settings.total_steps - step) / self._rate
             if trainer.settings.budget_seconds is not None:
@@ -133,12 +149,22 @@ class Previews(Observer):
         draw: Writes a picture of the plugin's present state to the given path (extension .png).
         first_seconds: When the first one is made, after the start of training.
         factor: Growth of the interval.
+        tell: Told once, in one line, when a preview could not be made (a photo is gone, the disk is full); training
+            goes on without previews then.
     """
 
-    def __init__(self, draw: Callable[[Path], None], first_seconds: float = 3.0, factor: float = 1.8) -> None:
+    def __init__(
+        self,
+        draw: Callable[[Path], None],
+        first_seconds: float = 3.0,
+        factor: float = 1.8,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._draw = draw
         self._interval = first_seconds
         self._factor = factor
+        self._tell = tell
+        self._broken = False
         self._due = 0.0
 
     def on_start(self, trainer: Trainer) -> None:
@@ -154,10 +180,17 @@ class Previews(Observer):
         self._make(trainer, result.step)
 
     def _make(self, trainer: Trainer, step: int) -> None:
+        if self._broken:
+            return
         training = trainer.plugin.training
-        with undisturbed(), torch.no_grad():
-            trainer.plugin.eval()
-            self._draw(trainer.run.previews / f"step_{step:08d}.png")
+        try:
+            with undisturbed(), torch.no_grad():
+                trainer.plugin.eval()
+                self._draw(trainer.run.previews / f"step_{step:08d}.png")
+        except (StudioError, OSError) as error:
+            self._broken = True
+            self._tell(f"note: no more previews: {error}")
+        finally:
             trainer.plugin.train(training)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def prepare(
     entry = find_plugin(plugin)
     assert entry.spec is not None
     cls = load_plugin_class(entry)
-    device = select(options.device, supported=entry.spec.devices).torch_device
+    chosen = select(options.device, supported=entry.spec.devices, owner=plugin)
+    announce(f"device: {chosen}")
     where = DataSettings(
         path=str(data) if str(data).startswith("toy:") else str(Path(data).expanduser().resolve()),
         downscale=options.downscale,
@@ -134,9 +136,12 @@ def prepare(
     scene, photos, dataset = _open_data(cls, where)
     if scene is not None and photos is not None:
         announce(_describe_scene(scene, photos))
+        for note in scene.notes:
+            announce(f"note: {note}")
         info: SceneInfo | DataInfo = _scene_info(scene, photos, options.background)
     else:
         assert dataset is not None
+        announce(f"{len(dataset):,} samples of shape {'x'.join(map(str, dataset.sample_shape))} ({dataset.name})")
         info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names)
     config = RunConfig(
         plugin=plugin,
@@ -160,12 +165,12 @@ def prepare(
     elif isinstance(model, Generator):
         assert dataset is not None
         model.initialize(dataset, generator)
-    model.to(device)
+    model.to(chosen.torch_device)
     run = RunFolder.create(options.output, scene.name if scene else dataset.name if dataset else "data", plugin)
     run.write_config(config)
     if scene is not None:
         save_scene(scene, run.scene_file)
-    source = _source(photos, dataset, options.seed, device)
+    source = _source(photos, dataset, options.seed, chosen.torch_device)
     trainer = Trainer(
         model,
         source,
@@ -184,42 +189,62 @@ def prepare_resume(
     steps: int | None = None,
     observers: Sequence[Observer] = (),
     clock_start: float | None = None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Open a run to go on training it, exactly as if it had never stopped.
 
     Args:
         path: The run folder.
-        options: Only device and intervals count; seed, data and budget are the run's own.
-        steps: Train up to this many steps in all, instead of the run's own number.
+        options: Only device, budget and intervals count; seed and data are the run's own.
+        steps: Train up to this many steps in all, instead of the run's own number; kept with the run.
+
+    Raises:
+        StudioError: Nothing is left to do: all steps are done, or the budget is used up.
     """
+    clock_start = time.perf_counter() if clock_start is None else clock_start
     run = RunFolder.open(Path(path))
     config = run.read_config()
     run.latest_checkpoint()
     model = build_plugin(config)
     entry = find_plugin(config.plugin)
     assert entry.spec is not None
-    device = select(options.device, supported=entry.spec.devices).torch_device
-    scene, photos, dataset = _open_data(type(model), config.data)
-    seed_everything(config.seed)
-    model.to(device)
+    chosen = select(options.device, supported=entry.spec.devices, owner=config.plugin)
+    announce(f"device: {chosen}")
+    budget = options.budget_seconds if options.budget_seconds is not None else config.budget_seconds
     if steps is not None:
         model.config.steps = steps
+    _check(model.config, replace(options, seed=config.seed, budget_seconds=budget, background=config.data.background))
+    scene, photos, dataset = _open_data(type(model), config.data)
+    if scene is not None and photos is not None:
+        announce(_describe_scene(scene, photos))
+    seed_everything(config.seed)
+    model.to(chosen.torch_device)
     merged = TrainOptions(
         seed=config.seed,
-        budget_seconds=options.budget_seconds if options.budget_seconds is not None else config.budget_seconds,
+        budget_seconds=budget,
         log_every=options.log_every,
         checkpoint_seconds=options.checkpoint_seconds,
         checkpoint_steps=options.checkpoint_steps,
     )
     trainer = Trainer(
         model,
-        _source(photos, dataset, config.seed, device),
+        _source(photos, dataset, config.seed, chosen.torch_device),
         run,
         _loop_settings(model.config, merged),
         [MetricsWriter(options.tensorboard), *observers],
         clock_start=clock_start,
     )
     trainer.restore()
+    if trainer.step >= model.config.steps:
+        raise StudioError(f"{run.path}: all {model.config.steps:,} steps are done.", fix="Give more with --steps.")
+    if budget is not None and trainer.elapsed >= budget:
+        raise StudioError(
+            f"{run.path}: its budget of {budget:g} s is used up ({trainer.elapsed:.0f} s).",
+            fix="Give more with --budget; earlier sessions count.",
+        )
+    changed = replace(config, config=model.config.to_dict(), budget_seconds=budget)
+    if changed != config:
+        run.write_config(changed)
     return Prepared(run, config, model, trainer, scene, photos, dataset)
 
 
@@ -228,6 +253,12 @@ def _check(settings: PluginConfig, options: TrainOptions) -> None:
         raise StudioError(f"steps: {settings.steps} is not a number of training steps.", fix="Give --steps 1 or more.")
     if options.seed < 0:
         raise StudioError(f"seed: {options.seed} is negative.", fix="Give --seed 0 or more.")
+    if options.budget_seconds is not None and not (
+        options.budget_seconds > 0 and math.isfinite(options.budget_seconds)
+    ):
+        raise StudioError(f"budget: {options.budget_seconds} is not a time in seconds.", fix="Give --budget 5m or so.")
+    if not (options.cache_gb > 0 and math.isfinite(options.cache_gb)):
+        raise StudioError(f"cache_gb: {options.cache_gb} is not an amount of memory.", fix="Give --cache-gb 2 or so.")
     if options.background not in (*COLORS, "auto"):
         raise StudioError(f"background: '{options.background}' is not known.", fix="Choose white, black or auto.")
 

@@ -1,0 +1,232 @@
+"""Parsing of arguments: tyro, with numbers that are checked, durations, and positionals that may stand anywhere."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+if TYPE_CHECKING:
+    import argparse
+
+T = TypeVar("T")
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of '90', '90s', '5m', '1h30m', '1.5h'.
+
+    Raises:
+        ValueError: Not a duration, or not above zero.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"'{text}' is not a duration; write 90, 90s, 5m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if not (total > 0 and math.isfinite(total)):
+        raise ValueError(f"'{text}' must be above zero")
+    return total
+
+
+def format_duration(seconds: float) -> str:
+    """As '0:42', '12:05' or '1:02:03'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _number(kind: Callable[[str], Any], text: str, accepts: Callable[[Any], bool], must: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        name = "whole number" if kind is int else "number"
+        raise ValueError(f"'{text}' is not a {name}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    if not accepts(value):
+        raise ValueError(f"{text} must be {must}")
+    return value
+
+
+def _spec(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
+    """One value. None is admitted as a default only; annotated unions with None would print as such in the help."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda strings: read(strings[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+def _checked(
+    kind: type[Any], accepts: Callable[[Any], bool] = lambda value: True, must: str = ""
+) -> PrimitiveConstructorSpec[Any]:
+    return _spec("INT" if kind is int else "FLOAT", lambda text: _number(kind, text, accepts, must))
+
+
+_POSITIVE = _checked(float, lambda v: v > 0, "above zero")
+_ONE_OR_MORE = _checked(int, lambda v: v >= 1, "1 or more")
+_DEGREES = _checked(float, lambda v: -90 <= v <= 90, "between -90 and 90")
+
+PositiveFloat = Annotated[float, _POSITIVE]
+OptionalPositiveFloat = Annotated[float | None, _POSITIVE]
+AtLeastOne = Annotated[float, _checked(float, lambda v: v >= 1, "at least 1")]
+PositiveInt = Annotated[int, _ONE_OR_MORE]
+OptionalPositiveInt = Annotated[int | None, _ONE_OR_MORE]
+NonNegativeInt = Annotated[int, _checked(int, lambda v: v >= 0, "zero or more")]
+OptionalDegrees = Annotated[float | None, _DEGREES]
+OptionalDuration = Annotated[float | None, _spec("TIME", parse_duration)]
+"""Seconds, written as 90, 90s, 5m or 1h30m."""
+
+
+@functools.cache
+def _registry() -> ConstructorRegistry:
+    """Any other float and int, those of plugins included, must be a finite number; unions with None read plainly."""
+    registry = ConstructorRegistry()
+    plain = {float: _checked(float), int: _checked(int), str: _spec("STR", str), Path: _spec("PATH", Path)}
+
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type in (float, int):
+            return plain[info.type]
+        options = [option for option in typing.get_args(info.type) if option is not type(None)]
+        is_union = typing.get_origin(info.type) in (typing.Union, types.UnionType)
+        return plain.get(options[0]) if is_union and len(options) == 1 else None
+
+    registry.primitive_rule(rule)
+    return registry
+
+
+def parse(
+    command: Callable[..., T], argv: Sequence[str], *, prog: str, positionals: int = 0, description: str | None = None
+) -> T:
+    """Parse the arguments of one command.
+
+    Args:
+        command: A dataclass; the docstrings under its fields become their help, nested dataclasses groups of options.
+        argv: Without the command's own name.
+        prog: The command, as shown in the usage line.
+        positionals: How many positional arguments the command needs; they may stand before, between or behind options.
+        description: Shown under the usage line; default: the docstring.
+
+    Raises:
+        SystemExit: Code 2 after a message about a bad argument, 0 after the help.
+    """
+    found, options = arguments_of(command).split(argv, positionals)
+    return tyro.cli(
+        command,
+        prog=prog,
+        description=description,
+        args=[*found, *options],
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=_registry(),
+    )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How many values each flag of a command takes, to tell values from positional arguments."""
+
+    arity: dict[str, int | None]
+    """Flag -> number of values; None: as many as follow."""
+
+    def positions(self, argv: Sequence[str], wanted: int) -> list[int]:
+        """Indices of the positional arguments.
+
+        A flag that takes several values would swallow positionals behind it. Where fewer than `wanted` are found
+        elsewhere, the last values of the last such flag are taken for them.
+        """
+        found: list[int] = []
+        swallowed: list[list[int]] = []
+        i = 0
+        while i < len(argv):
+            if argv[i] == "--":
+                found += range(i + 1, len(argv))
+                break
+            if not _is_flag(argv[i]):
+                found.append(i)
+                i += 1
+                continue
+            flag, equals, _ = argv[i].partition("=")
+            count = 0 if equals else self.arity.get(_normal(flag), 0)
+            i += 1
+            values = []
+            while i < len(argv) and not _is_flag(argv[i]) and (count is None or len(values) < count):
+                values.append(i)
+                i += 1
+            if count is None:
+                swallowed.append(values)
+        for values in reversed(swallowed):
+            missing = wanted - len(found)
+            if missing > 0 and len(values) > missing:
+                found += values[-missing:]
+        return sorted(found)
+
+    def split(self, argv: Sequence[str], wanted: int) -> tuple[list[str], list[str]]:
+        """The positional arguments, and all others in their order."""
+        places = self.positions(argv, wanted)
+        rest = [token for i, token in enumerate(argv) if i not in places and token != "--"]
+        return [argv[i] for i in places], rest
+
+    def value(self, argv: Sequence[str], flag: str) -> str | None:
+        """The value of a flag that takes one; None where it is absent."""
+        given = None
+        for token, following in zip(argv, [*argv[1:], ""], strict=True):
+            name, equals, value = token.partition("=")
+            if token.startswith("--") and _normal(name) == flag:
+                given = value if equals else following
+        return given
+
+    def given(self, argv: Sequence[str]) -> list[str]:
+        """The known flags that occur, in their normal spelling."""
+        flags = [_normal(token.partition("=")[0]) for token in argv if _is_flag(token)]
+        return [flag for flag in flags if flag in self.arity]
+
+    def __or__(self, other: Arguments) -> Arguments:
+        return Arguments({**self.arity, **other.arity})
+
+
+def arguments_of(*commands: Callable[..., Any]) -> Arguments:
+    """The flags of one or several dataclasses."""
+    arity: dict[str, int | None] = {}
+    for command in commands:
+        parser = tyro.extras.get_parser(command, config=(tyro.conf.OmitArgPrefixes,), registry=_registry())
+        for action in _actions(parser):
+            for flag in action.option_strings:
+                arity[_normal(flag)] = _values(action.nargs)
+    return Arguments(arity)
+
+
+def wants_help(argv: Iterable[str]) -> bool:
+    """Whether -h or --help is among the arguments."""
+    return any(token in ("-h", "--help") for token in argv)
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return list(parser._actions)
+
+
+def _values(nargs: int | str | None) -> int | None:
+    if nargs is None:
+        return 1
+    return nargs if isinstance(nargs, int) else 1 if nargs == "?" else None
+
+
+def _is_flag(token: str) -> bool:
+    """-0.5 is a value, --x and -x are flags."""
+    return len(token) > 1 and token[0] == "-" and not (token[1].isdigit() or token[1] == ".")
+
+
+def _normal(flag: str) -> str:
+    return "--" + flag[2:].replace("_", "-") if flag.startswith("--") else flag

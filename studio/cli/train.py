@@ -1,0 +1,139 @@
+"""`studio train`: train a plugin, or go on with a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.cli.arguments import format_duration
+from studio.cli.console import out, shown
+from studio.cli.train_arguments import ResumeRequest, RunOptions, TrainRequest, read_train_arguments
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studio.training.loop import TrainingResult
+    from studio.training.start import Prepared, TrainOptions
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str], started: float) -> int:
+    """Train; the budget counts from `started`."""
+    request = read_train_arguments(argv)
+    console = out()
+    if isinstance(request, TrainRequest):
+        preset = f" (preset {request.run.preset})" if request.run.preset else ""
+        console.print(f"[bold]{request.plugin}[/]{preset} on ", end="")
+        console.print(request.data, markup=False)
+    # Only now, behind all that can be said without it: importing torch takes seconds.
+    from studio.devices import apply_threads
+    from studio.training.observers import Previews, ProgressLine
+    from studio.training.previews import preview_painter
+    from studio.training.start import prepare, prepare_resume
+
+    apply_threads()
+    line = ProgressLine(console)
+
+    def announce(text: str) -> None:
+        console.print(text, markup=False)
+
+    if isinstance(request, ResumeRequest):
+        prepared = prepare_resume(
+            request.path,
+            _options(request.run, request),
+            steps=request.steps,
+            observers=[line],
+            clock_start=started,
+            announce=announce,
+        )
+        step = prepared.trainer.step
+        announce(f"resuming {shown(prepared.run.path)} at step {step:,} of {prepared.trainer.settings.total_steps:,}")
+    else:
+        prepared = prepare(
+            request.plugin,
+            request.data,
+            request.settings,
+            _options(request.run, request),
+            preset=request.run.preset,
+            observers=[line],
+            clock_start=started,
+            announce=announce,
+        )
+        announce(f"run: {shown(prepared.run.path)}")
+    if request.run.previews:
+        prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
+    try:
+        result = prepared.train()
+    except KeyboardInterrupt:
+        line.close()
+        _say_how_to_resume(console, prepared)
+        return INTERRUPTED
+    finally:
+        line.close()
+    if result.reason == "interrupted":
+        announce(f"stopped at step {result.step:,}, all saved")
+        _say_how_to_resume(console, prepared)
+        return INTERRUPTED
+    _say_result(console, prepared, result)
+    return 0
+
+
+def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOptions:
+    from studio.training.start import TrainOptions
+
+    scene = {}
+    if isinstance(request, TrainRequest) and request.kind == "field":
+        scene = {
+            "downscale": request.scene.downscale,
+            "background": request.scene.background,
+            "cache_gb": request.scene.cache_gb,
+            "reader": request.scene.reader(),
+        }
+    return TrainOptions(
+        output=run.output.expanduser(),
+        seed=run.seed,
+        device=run.device,
+        budget_seconds=run.budget,
+        tensorboard=run.tensorboard,
+        log_every=run.log_every,
+        checkpoint_seconds=run.checkpoint_seconds,
+        checkpoint_steps=run.checkpoint_steps,
+        **scene,
+    )
+
+
+def _say_how_to_resume(console: Console, prepared: Prepared) -> None:
+    if prepared.run.list_checkpoints():
+        console.print("resume with:")
+        console.print(f"  studio train --resume {shown(prepared.run.path)}", style="cyan", markup=False)
+    else:
+        console.print("stopped before the first checkpoint; nothing to resume")
+
+
+def _say_result(console: Console, prepared: Prepared, result: TrainingResult) -> None:
+    facts = [f"{result.step:,} steps in {format_duration(result.seconds)}"]
+    if result.reason == "budget":
+        facts[0] += " (the budget is used up)"
+    if "psnr" in result.figures:
+        facts.append(f"PSNR {result.figures['psnr']:.2f} dB on the last training batch")
+    facts += [f"{value:,} {name}" for name, value in prepared.plugin.status().items() if isinstance(value, int)]
+    console.print(f"[bold green]done[/]: {', '.join(facts)}")
+    run = shown(prepared.run.path)
+    console.print(f"run:     {run}", markup=False)
+    if preview := _last_preview(prepared.run.previews):
+        console.print(f"preview: {shown(preview)}", markup=False)
+    console.print("next:")
+    commands = [f"studio train --resume {run} --steps {2 * result.step}"]
+    if prepared.scene is not None:
+        commands = [f"studio render {run} --path orbit", f"studio eval {run}"]
+        if prepared.loaded().field.export_formats:
+            commands.append(f"studio export {run}")
+    for command in commands:
+        console.print(f"  {command}", style="cyan", markup=False)
+
+
+def _last_preview(folder: Path) -> Path | None:
+    found = sorted(folder.glob("step_*"))
+    return found[-1] if found else None
