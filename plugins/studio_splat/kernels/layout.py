@@ -131,7 +131,7 @@ def pack(
         if sh.ndim != 3 or sh.shape[2] != 3:
             raise ValueError(f"sh must have shape (N, (degree + 1)^2, 3), got {sh.shape}")
         held_degree(GEOMETRY_ROWS + 3 * sh.shape[1])
-        parts.append(("sh", np.asarray(sh).reshape(len(sh), -1), 3 * sh.shape[1], 0.0))
+        parts.append(("sh", np.asarray(sh).reshape(len(sh), 3 * sh.shape[1]), 3 * sh.shape[1], 0.0))
     blocks = aligned_empty((block_count(n), sum(part[2] for part in parts), LANES))
     row = 0
     for name, values, columns, padding in parts:

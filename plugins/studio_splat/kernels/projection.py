@@ -24,6 +24,7 @@ from .geometry import (
     DIR_Y,
     DIR_Z,
     GEOMETRY_SIZE,
+    LOG_SCALE,
     LOGIT,
     PX,
     PY,
@@ -98,7 +99,9 @@ def _project_block(
     project_shapes(params, at, view, s)
     det = load(s, DET)
     xx, yy = load(s, XX) + view[EPS2D], load(s, YY) + view[EPS2D]
-    log_opacity = -log2(ONE + exp(-load(params, at + LOGIT)))
+    logit = load(params, at + LOGIT)
+    log_volume = load(params, at + LOG_SCALE) + load(params, at + LOG_SCALE + 16) + load(params, at + LOG_SCALE + 32)
+    log_opacity = -log2(ONE + exp(-logit))
     if antialiased:
         log_opacity = log_opacity + HALF * log2(load(s, DET_SHARP) / det)
     above = log_opacity + _LOG2_255
@@ -117,6 +120,9 @@ def _project_block(
         & (x - whole_x < view[WIDTH])
         & (y + whole_y > ZERO)
         & (y - whole_y < view[HEIGHT])
+        # NaN, which `exp` does not pass on.
+        & (logit == logit)
+        & (log_volume == log_volume)
     )
     zero = splat(ZERO)
     if any_lane(visible):
@@ -205,7 +211,8 @@ def project_forward(
             alpha = 2^(L + A dx^2 + B dx dy + C dy^2). Culled Gaussians have L = -1e30 and zeros.
         radii: (blocks * 16,), written: the larger half-extent in pixels, 0 for culled Gaussians.
 
-    Gaussians with NaN or infinite parameters, or whose screen-space covariance overflows float32, are culled.
+    Gaussians with NaN in their geometry or opacity, infinite means or scales, a quaternion of length 0, or a
+    screen-space covariance that overflows float32 are culled. Colours are passed on as they come.
 
     Raises:
         ValueError: A shape, dtype or layout in memory is not as above.
