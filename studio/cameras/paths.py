@@ -83,7 +83,19 @@ def orbit(
     return _place(lens, look_at(pivot + radius * outward, pivot, upright))
 
 
-def orbit_of(cameras: Cameras, n: int = 120, *, lens: Cameras | None = None) -> Cameras:
+def surrounds(cameras: Cameras) -> bool:
+    """Whether photos surround what they show, so that `orbit_of` gives an orbit: see there."""
+    return _ring(_capture(cameras)) is not None
+
+
+def orbit_of(
+    cameras: Cameras,
+    n: int = 120,
+    *,
+    lens: Cameras | None = None,
+    radius: float = 1.0,
+    elevation: float | None = None,
+) -> Cameras:
     """An orbit that stays where a scene was photographed, or `spiral_of` where the photos do not surround anything.
 
     The center is the point closest to all optical axes (least squares), radius and elevation are the means of the
@@ -94,34 +106,22 @@ def orbit_of(cameras: Cameras, n: int = 120, *, lens: Cameras | None = None) -> 
         cameras: The cameras of the photos, shape (photos,), at least one.
         n: Number of frames.
         lens: Intrinsics to use; default: the first photo's without distortion.
+        radius: Times the photos' mean distance (the size of the spiral, if it is one).
+        elevation: Radians above the horizontal plane, between -pi/2 and pi/2; default: the photos' mean.
     """
     shot = _capture(cameras)
     lens = _plain_lens(cameras) if lens is None else lens
-    if shot.center is None:
-        return spiral_of(cameras, n, lens=lens)
-    outward = shot.positions - shot.center
-    distances = outward.norm(dim=-1)
-    heights = outward @ shot.up
-    level = outward - heights[:, None] * shot.up
-    # Photos from right above have no azimuth.
-    level = level[level.norm(dim=-1) > 1e-3 * distances.mean()]
-    if len(level) < 3:
-        return spiral_of(cameras, n, lens=lens)
-    east = normalize(level[0], dim=0)
-    north = torch.linalg.cross(shot.up, east)
-    azimuths = torch.atan2(level @ north, level @ east).sort().values
-    gaps = torch.cat([azimuths.diff(), azimuths[:1] + 2 * math.pi - azimuths[-1:]])
-    if float(gaps.max()) > _WIDEST_GAP:
-        return spiral_of(cameras, n, lens=lens)
-    elevation = torch.asin((heights / distances.clamp(min=1e-12)).clamp(-1, 1)).mean()
+    ring = _ring(shot)
+    if ring is None or shot.center is None:
+        return spiral_of(cameras, n, lens=lens, size=radius)
     return orbit(
         lens,
         n,
         center=shot.center,
-        radius=float(distances.mean()),
-        elevation=float(elevation),
+        radius=radius * ring.radius,
+        elevation=ring.elevation if elevation is None else elevation,
         up=shot.up,
-        start=east,
+        start=ring.start,
     )
 
 
@@ -230,6 +230,36 @@ class _Capture(NamedTuple):
     up: Float[Tensor, " 3"]
     center: Float[Tensor, " 3"] | None
     """The point closest to all optical axes; None where it means nothing (parallel axes, or behind most cameras)."""
+
+
+class _Ring(NamedTuple):
+    """The mean circle of photos that surround what they show."""
+
+    radius: float
+    elevation: float
+    start: Float[Tensor, " 3"]
+
+
+def _ring(shot: _Capture) -> _Ring | None:
+    """None where the photos do not surround anything."""
+    if shot.center is None:
+        return None
+    outward = shot.positions - shot.center
+    distances = outward.norm(dim=-1)
+    heights = outward @ shot.up
+    level = outward - heights[:, None] * shot.up
+    # Photos from right above have no azimuth.
+    level = level[level.norm(dim=-1) > 1e-3 * distances.mean()]
+    if len(level) < 3:
+        return None
+    east = normalize(level[0], dim=0)
+    north = torch.linalg.cross(shot.up, east)
+    azimuths = torch.atan2(level @ north, level @ east).sort().values
+    gaps = torch.cat([azimuths.diff(), azimuths[:1] + 2 * math.pi - azimuths[-1:]])
+    if float(gaps.max()) > _WIDEST_GAP:
+        return None
+    elevation = torch.asin((heights / distances.clamp(min=1e-12)).clamp(-1, 1)).mean()
+    return _Ring(float(distances.mean()), float(elevation), east)
 
 
 def _capture(cameras: Cameras) -> _Capture:

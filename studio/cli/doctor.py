@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from studio.cli.arguments import parse
+from studio.cli.console import print_json
 
 if TYPE_CHECKING:
     from studio.devices.report import DoctorReport
@@ -20,30 +23,31 @@ class Doctor:
     runs: Path = Path("runs")
     """Folder of the runs, whose disk space is shown."""
 
-    def run(self) -> None:
-        """Print the report; exits with status 1 if the studio cannot work."""
-        doctor(self.json, runs=self.runs)
+
+def main(argv: Sequence[str], started: float) -> int:
+    """Print the report; 1 if the studio cannot work."""
+    request = parse(Doctor, argv, prog="studio doctor")
+    return 0 if doctor(request.json, runs=request.runs) else 1
 
 
-def doctor(json: bool = False, *, runs: Path = Path("runs")) -> None:
+def doctor(json: bool = False, *, runs: Path = Path("runs")) -> bool:
     """Examine the machine and print the report.
 
     Args:
         json: As a list of objects instead of a table.
         runs: Folder of the runs.
 
-    Raises:
-        SystemExit: Status 1, after printing, if something that the studio cannot do without is missing.
+    Returns:
+        Whether all is there that the studio cannot do without.
     """
     from studio.devices.report import examine
 
     report = examine(runs)
     if json:
-        print(json_module.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         _print(report)
-    if not report.healthy:
-        raise SystemExit(1)
+    return report.healthy
 
 
 def _print(report: DoctorReport) -> None:

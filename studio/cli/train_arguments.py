@@ -54,7 +54,7 @@ class RunOptions:
     output: Path = Path("runs")
     """The run goes to OUTPUT/<data>/<plugin>/<time>/."""
     previews: bool = True
-    """Pictures in the run's folder previews/ while training: the first after seconds, then further and further apart."""
+    """Pictures in the run's folder previews/ while training, the first after seconds."""
     tensorboard: bool = True
     """Write TensorBoard events besides metrics.jsonl."""
     log_every: PositiveInt = 20

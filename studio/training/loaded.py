@@ -66,7 +66,19 @@ class LoadedRun:
         return None if color is None else torch.tensor(color)
 
     def photos(self, split: str) -> PhotoStore:
-        """The photos of a split, at the size this run was trained on."""
+        """The photos of a split, at the size this run was trained on.
+
+        Raises:
+            StudioError: The split is empty, or photos are no longer where they were.
+        """
+        frames = [frame for frame in self.scene.frames if frame.split == split]
+        missing = [frame for frame in frames if not frame.image_path.is_file()]
+        if missing:
+            raise StudioError(
+                f"{self.scene.root}: {len(missing)} of the {len(frames)} photos of split '{split}' are no longer there "
+                f"(first: {missing[0].image_path}).",
+                fix="Put the folder back where it was when the run was trained.",
+            )
         return photo_store(self.scene, split, self.field, self.config.data.downscale, self.config.data.cache_gb)
 
     @torch.no_grad()

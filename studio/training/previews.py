@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from studio.datasets import Dataset
-from studio.errors import StudioError
 from studio.export.pictures import caption, grid, save_picture, side_by_side
 from studio.files import atomic_write
 from studio.metrics import psnr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.cli.doctor import Doctor, doctor
+from studio.cli.doctor import doctor, main
 from studio.devices import report as report_module
 from studio.devices.backends import OPTIONAL, Backend, BackendStatus, probe_backend, probe_backends
 from studio.devices.probe import explain
@@ -168,7 +168,7 @@ def test_printed_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert "2.13.0 [CPU]" in text
     assert "pip install 'neural-studio[mesh]'" in text
-    Doctor(json=True).run()
+    doctor(json=True)
     assert json.loads(capsys.readouterr().out)[1]["fix"] == "pip install 'neural-studio[mesh]'"
 
 
@@ -177,7 +177,5 @@ def test_error_finding_sets_the_exit_status(
 ) -> None:
     broken = DoctorReport((Finding("system", "torch", "error", "not installed", "pip install torch"),))
     monkeypatch.setattr("studio.devices.report.examine", lambda runs: broken)
-    with pytest.raises(SystemExit) as caught:
-        doctor(json=True)
-    assert caught.value.code == 1
+    assert main(["--json"], started=0.0) == 1
     assert json.loads(capsys.readouterr().out)[0]["status"] == "error"

@@ -1,0 +1,172 @@
+"""The cameras of a render: a path around a trained scene, its photos' own cameras, or a camera-path file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from studio.cameras import Cameras, Similarity, interpolate, orbit_of, read_camera_path, spiral_of, surrounds
+from studio.errors import StudioError
+from studio.plugin.base import Field
+from studio.scene import Frame, Scene
+
+MOTIONS = ("orbit", "spiral", "interpolate")
+SPLITS = ("train", "val", "test")
+_MOTION_FPS, _PHOTO_FPS, _MOTION_SECONDS = 30.0, 4.0, 4.0
+_MOST_KEYFRAMES = 24
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """What a user may say about a path; None stands for what suits it."""
+
+    path: str = "orbit"
+    frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    scale: float = 1.0
+    radius: float = 1.0
+    elevation_degrees: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RenderPath:
+    """Cameras of one size in the scene's frame, and their speed as a video."""
+
+    cameras: Cameras
+    fps: float
+    name: str
+    """For the names of files."""
+    is_motion: bool
+    """Whether it is meant as a video rather than as single pictures."""
+
+
+def make_path(
+    scene: Scene, field: Field, options: PathOptions, *, downscale: float, tell: Callable[[str], None]
+) -> RenderPath:
+    """Lay the path that the options ask for.
+
+    Args:
+        scene: As stored with the run; its photos are not needed.
+        field: For the camera models that it takes.
+        options: What the user said.
+        downscale: What the run's photos were divided by; pictures have the same size by default.
+        tell: Told in one line what was decided where the scene does not allow what was asked for.
+
+    Raises:
+        StudioError: No such path or split, or cameras that the field does not take.
+    """
+    if options.path.lower().endswith(".json"):
+        return _from_file(scene, field, options, tell)
+    if options.path not in (*MOTIONS, *SPLITS):
+        raise StudioError(
+            f"There is no camera path '{options.path}'.",
+            fix=f"Use {', '.join((*MOTIONS, *SPLITS))}, or a camera-path file that ends in .json.",
+        )
+    if options.path in SPLITS:
+        return _photos(scene, field, options, downscale, tell)
+    photos = _stack(scene.split("train") or scene.frames, field, downscale, tell)
+    fps = options.fps or _MOTION_FPS
+    seconds = options.seconds or _MOTION_SECONDS
+    count = options.frames or max(round(seconds * fps), 1)
+    if options.frames and options.seconds:
+        fps = options.fps or options.frames / options.seconds
+    lens = _resized(photos[0], options)
+    name = options.path
+    if options.path == "orbit" and not surrounds(photos):
+        name = "spiral"
+        tell("note: the photos do not surround anything, so this is a spiral in front of it instead of an orbit")
+    if name == "spiral":
+        if options.elevation_degrees is not None:
+            raise StudioError("--elevation is for orbits; this path is a spiral.", fix="Leave it out.")
+        cameras = spiral_of(photos, count, lens=lens, size=options.radius)
+    elif name == "orbit":
+        elevation = None if options.elevation_degrees is None else math.radians(options.elevation_degrees)
+        cameras = orbit_of(photos, count, lens=lens, radius=options.radius, elevation=elevation)
+    else:
+        keyframes = _tour(_resized(photos, options))
+        cameras = interpolate(keyframes, count, closed=surrounds(photos))
+    return RenderPath(cameras, fps, name, True)
+
+
+def _photos(
+    scene: Scene, field: Field, options: PathOptions, downscale: float, tell: Callable[[str], None]
+) -> RenderPath:
+    frames = tuple(frame for frame in scene.frames if frame.split == options.path)
+    if not frames:
+        there = ", ".join(f"{len(scene.split(split))} {split}" for split in SPLITS)  # type: ignore[arg-type]
+        raise StudioError(f"The scene has no photos in the split '{options.path}' ({there}).")
+    if options.frames is not None:
+        # Evenly over the split, the first included.
+        frames = frames[:: max(math.ceil(len(frames) / options.frames), 1)]
+    cameras = _stack(frames, field, downscale, tell)
+    fps = options.fps or (len(frames) / options.seconds if options.seconds else _PHOTO_FPS)
+    return RenderPath(_resized(cameras, options), fps, options.path, False)
+
+
+def _from_file(scene: Scene, field: Field, options: PathOptions, tell: Callable[[str], None]) -> RenderPath:
+    """Its poses are in the frame of the photos' files; pictures have the size that the file says."""
+    path = read_camera_path(Path(options.path).expanduser())
+    cameras = path.cameras.to(dtype=torch.float64).transformed(Similarity.from_matrix(scene.scene_from_input))
+    cameras = cameras.to(dtype=torch.float32)
+    if cameras.model not in field.camera_models:
+        raise StudioError(
+            f"{options.path}: its cameras are {cameras.model}, which this plugin does not render "
+            f"(it renders {', '.join(field.camera_models)}).",
+            fix="Export the path with perspective cameras.",
+        )
+    if options.frames is not None and options.frames != len(cameras):
+        # Another number of frames is another speed along the same motion.
+        cameras = interpolate(cameras, options.frames, closed=path.closed, spacing="uniform")
+    fps = options.fps or (len(cameras) / options.seconds if options.seconds else path.fps)
+    return RenderPath(_resized(cameras, options), fps, Path(options.path).stem, True)
+
+
+def _stack(frames: tuple[Frame, ...], field: Field, downscale: float, tell: Callable[[str], None]) -> Cameras:
+    """The photos' cameras at the size of training, as one batch of one size that the field can render."""
+    cameras = [frame.camera.rescale(1 / downscale) for frame in frames]
+    if len({camera.model for camera in cameras}) > 1 or cameras[0].model not in field.camera_models:
+        other = [c.model for c in cameras if c.model not in ("pinhole", "opencv", "fisheye")]
+        if other:
+            raise StudioError(f"The photos' cameras are {other[0]}, which this plugin does not render.")
+        # As training saw the photos: undistorted to a pinhole of the same focal length.
+        cameras = [replace(camera, model="pinhole", distortion=None) for camera in cameras]
+    size = cameras[0].size
+    if any(camera.size != size for camera in cameras):
+        tell(f"note: the photos differ in size; all pictures are {size[0]}x{size[1]}")
+        cameras = [camera.for_size(*size) for camera in cameras]
+    return Cameras.stack(cameras)
+
+
+def _resized(cameras: Cameras, options: PathOptions) -> Cameras:
+    """Scaled, or at a given width or height; with both, the middle of the view at that aspect."""
+    width, height = options.width, options.height
+    if width is not None and height is not None:
+        return cameras.for_size(width, height)
+    now_width, now_height = cameras.size
+    if width is not None:
+        return cameras.rescale((width, max(round(now_height * width / now_width), 1)))
+    if height is not None:
+        return cameras.rescale((max(round(now_width * height / now_height), 1), height))
+    return cameras if options.scale == 1 else cameras.rescale(options.scale)
+
+
+def _tour(cameras: Cameras) -> Cameras:
+    """Keyframes out of many photos: some, evenly taken, each followed by its nearest neighbour not yet visited.
+
+    Photos of a walk are in order already and stay so; photos in no order would make a video jump about.
+    """
+    kept = cameras[torch.linspace(0, len(cameras) - 1, min(len(cameras), _MOST_KEYFRAMES)).round().long()]
+    distances = torch.cdist(kept.origins, kept.origins)
+    order, left = [0], list(range(1, len(kept)))
+    while left:
+        nearest = min(left, key=lambda i: float(distances[order[-1], i]))
+        left.remove(nearest)
+        order.append(nearest)
+    return kept[torch.tensor(order)]
