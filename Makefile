@@ -1,0 +1,56 @@
+# `make` alone lists what there is. PYTHON chooses the interpreter, VENV the folder of the virtual environment.
+
+VENV ?= .venv
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+studio := $(VENV)/bin/studio
+python := $(VENV)/bin/python
+# Files that say what is installed; a change of any installs again.
+recipe := pyproject.toml constraints.txt scripts/install.sh
+# What ruff looks at besides the packages, whose types mypy checks too.
+linted := studio plugins tests benchmarks scenes
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+$(VENV)/.installed: $(recipe)
+	@scripts/install.sh $(VENV)
+	@touch $@
+
+# With everything for development there is all that running needs.
+$(VENV)/.installed-dev: $(recipe)
+	@scripts/install.sh $(VENV) dev
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed ## Train the bundled scene in about two minutes, render an orbit, measure it
+	$(studio) train splat scenes/tabletop --preset quick --budget 110
+	$(studio) render runs/tabletop/splat --path orbit --output runs/tabletop/orbit.mp4
+	$(studio) eval runs/tabletop/splat
+	@run=$$(ls -d runs/tabletop/splat/*/ | tail -n 1); printf '\n%s\n' \
+		"Orbit video:               runs/tabletop/orbit.mp4" \
+		"Photo | render | error:    $${run}eval/" \
+		"Previews while training:   $${run}previews/" \
+		"Figures of every photo:    $${run}eval.json"
+
+test: $(VENV)/.installed-dev ## Run the tests
+	$(python) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
+	$(python) -m ruff check $(linted)
+	$(python) -m ruff format --check $(linted)
+	$(python) -m mypy
+
+format: $(VENV)/.installed-dev ## Bring the code into shape
+	$(python) -m ruff check --fix $(linted)
+	$(python) -m ruff format $(linted)
+
+bench: $(VENV)/.installed ## Run the quick benchmarks; benchmarks/README.md lists all of them
+	$(python) benchmarks/cli_latency.py
+
+clean: ## Delete the environment and what the tools leave; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find studio plugins tests benchmarks scenes -name __pycache__ -type d -prune -exec rm -rf {} +
