@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 import math
 import re
@@ -10,17 +12,16 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-if TYPE_CHECKING:
-    import argparse
+from studio.errors import StudioError
 
 T = TypeVar("T")
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def parse_duration(text: str) -> float:
@@ -29,7 +30,9 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: Not a duration, or not above zero.
     """
-    match = _DURATION.fullmatch(text.strip().lower())
+    stripped = text.strip().lower()
+    # A bare number is seconds, but not behind a unit: people mean minutes by the 30 of 1h30.
+    match = _DURATION.fullmatch(stripped + "s" if re.fullmatch(r"\d+(\.\d+)?", stripped) else stripped)
     if match is None or not any(match.groups()):
         raise ValueError(f"'{text}' is not a duration; write 90, 90s, 5m or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -102,14 +105,21 @@ def _registry() -> ConstructorRegistry:
             return plain[info.type]
         options = [option for option in typing.get_args(info.type) if option is not type(None)]
         is_union = typing.get_origin(info.type) in (typing.Union, types.UnionType)
-        return plain.get(options[0]) if is_union and len(options) == 1 else None
+        if not is_union or len(options) != 1 or options[0] not in plain:
+            return None
+        spec = plain[options[0]]
+
+        def read(text: str) -> Any:
+            return None if text.lower() == "none" else spec.instance_from_str([text])
+
+        return _spec(spec.metavar, read)
 
     registry.primitive_rule(rule)
     return registry
 
 
 def parse(
-    command: Callable[..., T], argv: Sequence[str], *, prog: str, positionals: int = 0, description: str | None = None
+    command: type[T], argv: Sequence[str], *, prog: str, positionals: int = 0, description: str | None = None
 ) -> T:
     """Parse the arguments of one command.
 
@@ -121,15 +131,21 @@ def parse(
         description: Shown under the usage line; default: the docstring.
 
     Raises:
-        SystemExit: Code 2 after a message about a bad argument, 0 after the help.
+        StudioError: An unknown option (names the nearest), or too many arguments.
+        SystemExit: Code 2 after a message about a bad value, 0 after the help.
     """
-    found, options = arguments_of(command).split(argv, positionals)
+    known = arguments_of(command)
+    found, options = known.split(argv, positionals)
+    if not wants_help(argv):
+        _refuse_unknown(known, options, prog)
+        if len(found) > positionals:
+            extra = found[positionals]
+            raise StudioError(f"'{extra}' is one argument too many for '{prog}'.", fix=f"See: {prog} --help")
     return tyro.cli(
         command,
         prog=prog,
         description=description,
         args=[*found, *options],
-        config=(tyro.conf.OmitArgPrefixes,),
         registry=_registry(),
     )
 
@@ -161,7 +177,7 @@ class Arguments:
             flag, equals, _ = argv[i].partition("=")
             count = 0 if equals else self.arity.get(_normal(flag), 0)
             i += 1
-            values = []
+            values: list[int] = []
             while i < len(argv) and not _is_flag(argv[i]) and (count is None or len(values) < count):
                 values.append(i)
                 i += 1
@@ -182,10 +198,10 @@ class Arguments:
     def value(self, argv: Sequence[str], flag: str) -> str | None:
         """The value of a flag that takes one; None where it is absent."""
         given = None
-        for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        for i, token in enumerate(argv):
             name, equals, value = token.partition("=")
             if token.startswith("--") and _normal(name) == flag:
-                given = value if equals else following
+                given = value if equals else "".join(argv[i + 1 : i + 2])
         return given
 
     def given(self, argv: Sequence[str]) -> list[str]:
@@ -197,30 +213,54 @@ class Arguments:
         return Arguments({**self.arity, **other.arity})
 
 
-def arguments_of(*commands: Callable[..., Any]) -> Arguments:
-    """The flags of one or several dataclasses."""
-    arity: dict[str, int | None] = {}
+def arguments_of(*commands: type[Any]) -> Arguments:
+    """The flags of one or several dataclasses, as tyro names them."""
+    arity: dict[str, int | None] = {"--help": 0, "-h": 0}
     for command in commands:
-        parser = tyro.extras.get_parser(command, config=(tyro.conf.OmitArgPrefixes,), registry=_registry())
-        for action in _actions(parser):
-            for flag in action.option_strings:
-                arity[_normal(flag)] = _values(action.nargs)
+        _collect(command, "", arity)
     return Arguments(arity)
+
+
+def _collect(command: type[Any], prefix: str, arity: dict[str, int | None]) -> None:
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        hint, marks = hints[field.name], ()
+        if typing.get_origin(hint) is Annotated:
+            hint, marks = hint.__origin__, hint.__metadata__
+        name = prefix + field.name.replace("_", "-")
+        if not field.init or tyro.conf.Positional in marks:
+            continue
+        if dataclasses.is_dataclass(hint):
+            _collect(hint, prefix if tyro.conf.OmitArgPrefixes in marks else f"{name}.", arity)  # type: ignore[arg-type]
+        elif hint is bool:
+            arity |= {f"--{name}": 0, f"--{prefix}no-{name.removeprefix(prefix)}": 0}
+        else:
+            arity[f"--{name}"] = _values(hint)
+
+
+def _values(hint: Any) -> int | None:
+    """Number of values of a field of this type; None: as many as follow."""
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) in (tuple, list):
+        return len(args) if typing.get_origin(hint) is tuple and Ellipsis not in args else None
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next((None for option in args if _values(option) is None), 1)
+    return 1
+
+
+def _refuse_unknown(known: Arguments, options: Sequence[str], prog: str) -> None:
+    for flag in (token.partition("=")[0] for token in options if _is_flag(token)):
+        if _normal(flag) not in known.arity:
+            near = difflib.get_close_matches(_normal(flag), known.arity, n=1, cutoff=0.5)
+            raise StudioError(
+                f"'{prog}' has no option '{flag}'.",
+                fix=f"Did you mean '{near[0]}'?" if near else f"See: {prog} --help",
+            )
 
 
 def wants_help(argv: Iterable[str]) -> bool:
     """Whether -h or --help is among the arguments."""
     return any(token in ("-h", "--help") for token in argv)
-
-
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return list(parser._actions)
-
-
-def _values(nargs: int | str | None) -> int | None:
-    if nargs is None:
-        return 1
-    return nargs if isinstance(nargs, int) else 1 if nargs == "?" else None
 
 
 def _is_flag(token: str) -> bool:

@@ -24,7 +24,7 @@ class Info:
     """The folder, a transforms*.json in it, a .npz file, or toy:NAME."""
     json: bool = False
     """Print JSON, and nothing else on standard output."""
-    reader: ReaderOptions = field(default_factory=ReaderOptions)
+    reader: tyro.conf.OmitArgPrefixes[ReaderOptions] = field(default_factory=ReaderOptions)
 
 
 def main(argv: Sequence[str], started: float) -> int:

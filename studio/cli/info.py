@@ -77,7 +77,7 @@ def _build(entry: PluginEntry, request: Info) -> Plugin:
     else:
         names = tuple(str(i) for i in range(request.num_classes)) if request.num_classes else ()
         info = DataInfo(tuple(request.sample_shape), request.num_classes, names)
-    return cls(config, info)  # type: ignore[call-arg, arg-type]
+    return cls(config, info)  # type: ignore[call-arg]
 
 
 def _describe(entry: PluginEntry, plugin: Plugin, preset: str | None) -> dict[str, Any]:

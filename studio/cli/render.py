@@ -97,7 +97,7 @@ def main(argv: Sequence[str], started: float) -> int:
         radius=request.radius,
         elevation_degrees=request.elevation,
     )
-    path = make_path(run.scene, field, options, downscale=run.config.data.downscale, tell=tell)
+    path = make_path(run, options, tell)
     outputs = tuple(dict.fromkeys(request.outputs))
     where = request.output.expanduser() if request.output else _default_output(run, path, outputs)
     width, height = path.cameras.size

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from studio.cameras import Cameras, Similarity, interpolate, orbit_of, read_camera_path, spiral_of, surrounds
 from studio.errors import StudioError
-from studio.plugin.base import Field
-from studio.scene import Frame, Scene
+from studio.training.loaded import LoadedRun
 
 MOTIONS = ("orbit", "spiral", "interpolate")
 SPLITS = ("train", "val", "test")
@@ -47,31 +46,27 @@ class RenderPath:
     """Whether it is meant as a video rather than as single pictures."""
 
 
-def make_path(
-    scene: Scene, field: Field, options: PathOptions, *, downscale: float, tell: Callable[[str], None]
-) -> RenderPath:
-    """Lay the path that the options ask for.
+def make_path(run: LoadedRun, options: PathOptions, tell: Callable[[str], None]) -> RenderPath:
+    """Lay the path that the options ask for, by the cameras that are stored with the run.
 
     Args:
-        scene: As stored with the run; its photos are not needed.
-        field: For the camera models that it takes.
+        run: Of a field.
         options: What the user said.
-        downscale: What the run's photos were divided by; pictures have the same size by default.
         tell: Told in one line what was decided where the scene does not allow what was asked for.
 
     Raises:
         StudioError: No such path or split, or cameras that the field does not take.
     """
     if options.path.lower().endswith(".json"):
-        return _from_file(scene, field, options, tell)
+        return _from_file(run, options)
     if options.path not in (*MOTIONS, *SPLITS):
         raise StudioError(
             f"There is no camera path '{options.path}'.",
             fix=f"Use {', '.join((*MOTIONS, *SPLITS))}, or a camera-path file that ends in .json.",
         )
     if options.path in SPLITS:
-        return _photos(scene, field, options, downscale, tell)
-    photos = _stack(scene.split("train") or scene.frames, field, downscale, tell)
+        return _photos(run, options)
+    photos = run.cameras("train")
     fps = options.fps or _MOTION_FPS
     seconds = options.seconds or _MOTION_SECONDS
     count = options.frames or max(round(seconds * fps), 1)
@@ -95,30 +90,24 @@ def make_path(
     return RenderPath(cameras, fps, name, True)
 
 
-def _photos(
-    scene: Scene, field: Field, options: PathOptions, downscale: float, tell: Callable[[str], None]
-) -> RenderPath:
-    frames = tuple(frame for frame in scene.frames if frame.split == options.path)
-    if not frames:
-        there = ", ".join(f"{len(scene.split(split))} {split}" for split in SPLITS)  # type: ignore[arg-type]
-        raise StudioError(f"The scene has no photos in the split '{options.path}' ({there}).")
+def _photos(run: LoadedRun, options: PathOptions) -> RenderPath:
+    cameras = run.cameras(options.path)
     if options.frames is not None:
         # Evenly over the split, the first included.
-        frames = frames[:: max(math.ceil(len(frames) / options.frames), 1)]
-    cameras = _stack(frames, field, downscale, tell)
-    fps = options.fps or (len(frames) / options.seconds if options.seconds else _PHOTO_FPS)
+        cameras = cameras[:: max(math.ceil(len(cameras) / options.frames), 1)]
+    fps = options.fps or (len(cameras) / options.seconds if options.seconds else _PHOTO_FPS)
     return RenderPath(_resized(cameras, options), fps, options.path, False)
 
 
-def _from_file(scene: Scene, field: Field, options: PathOptions, tell: Callable[[str], None]) -> RenderPath:
+def _from_file(run: LoadedRun, options: PathOptions) -> RenderPath:
     """Its poses are in the frame of the photos' files; pictures have the size that the file says."""
     path = read_camera_path(Path(options.path).expanduser())
-    cameras = path.cameras.to(dtype=torch.float64).transformed(Similarity.from_matrix(scene.scene_from_input))
+    cameras = path.cameras.to(dtype=torch.float64).transformed(Similarity.from_matrix(run.scene.scene_from_input))
     cameras = cameras.to(dtype=torch.float32)
-    if cameras.model not in field.camera_models:
+    if cameras.model not in run.field.camera_models:
         raise StudioError(
             f"{options.path}: its cameras are {cameras.model}, which this plugin does not render "
-            f"(it renders {', '.join(field.camera_models)}).",
+            f"(it renders {', '.join(run.field.camera_models)}).",
             fix="Export the path with perspective cameras.",
         )
     if options.frames is not None and options.frames != len(cameras):
@@ -126,22 +115,6 @@ def _from_file(scene: Scene, field: Field, options: PathOptions, tell: Callable[
         cameras = interpolate(cameras, options.frames, closed=path.closed, spacing="uniform")
     fps = options.fps or (len(cameras) / options.seconds if options.seconds else path.fps)
     return RenderPath(_resized(cameras, options), fps, Path(options.path).stem, True)
-
-
-def _stack(frames: tuple[Frame, ...], field: Field, downscale: float, tell: Callable[[str], None]) -> Cameras:
-    """The photos' cameras at the size of training, as one batch of one size that the field can render."""
-    cameras = [frame.camera.rescale(1 / downscale) for frame in frames]
-    if len({camera.model for camera in cameras}) > 1 or cameras[0].model not in field.camera_models:
-        other = [c.model for c in cameras if c.model not in ("pinhole", "opencv", "fisheye")]
-        if other:
-            raise StudioError(f"The photos' cameras are {other[0]}, which this plugin does not render.")
-        # As training saw the photos: undistorted to a pinhole of the same focal length.
-        cameras = [replace(camera, model="pinhole", distortion=None) for camera in cameras]
-    size = cameras[0].size
-    if any(camera.size != size for camera in cameras):
-        tell(f"note: the photos differ in size; all pictures are {size[0]}x{size[1]}")
-        cameras = [camera.for_size(*size) for camera in cameras]
-    return Cameras.stack(cameras)
 
 
 def _resized(cameras: Cameras, options: PathOptions) -> Cameras:

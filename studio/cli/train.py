@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studio.cli.arguments import format_duration
 from studio.cli.console import out, shown
@@ -83,7 +83,7 @@ def main(argv: Sequence[str], started: float) -> int:
 def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOptions:
     from studio.training.start import TrainOptions
 
-    scene = {}
+    scene: dict[str, Any] = {}
     if isinstance(request, TrainRequest) and request.kind == "field":
         scene = {
             "downscale": request.scene.downscale,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
     )
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     scene = values.get("scene", SceneOptions())
-    return TrainRequest(entry.name, entry.spec.kind, values["data"], values["plugin"], values["engine"], scene)
+    return TrainRequest(entry.name, entry.spec.kind, values["data"], values[_group(entry)], values["run"], scene)
 
 
 def _combine(entry: PluginEntry, config: PluginConfig) -> type[Any]:
@@ -181,16 +182,27 @@ def _combine(entry: PluginEntry, config: PluginConfig) -> type[Any]:
     data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help=f"A {what}.")]
     fields: list[tuple[str, Any, Any]] = [
         ("data", data, dataclasses.field()),
-        ("plugin", _titled(type(config)), dataclasses.field(default_factory=lambda: config)),
-        ("engine", RunOptions, dataclasses.field(default_factory=RunOptions)),
+        (_group(entry), _placed(type(config)), dataclasses.field(default_factory=lambda: config)),
+        ("run", tyro.conf.OmitArgPrefixes[RunOptions], dataclasses.field(default_factory=RunOptions)),
     ]
     if entry.spec.kind == "field":
-        fields.append(("scene", SceneOptions, dataclasses.field(default_factory=SceneOptions)))
+        fields.append(
+            ("scene", tyro.conf.OmitArgPrefixes[SceneOptions], dataclasses.field(default_factory=SceneOptions))
+        )
     return dataclasses.make_dataclass("Train", fields)
 
 
-def _titled(config: type[Any]) -> Any:
-    return config
+def _group(entry: PluginEntry) -> str:
+    """The plugin's field among the others; the help's title of its options follows from it."""
+    return f"{entry.name}_plugin" if entry.name in ("data", "run", "scene") else entry.name.replace("-", "_")
+
+
+def _placed(config: type[Any]) -> Any:
+    """Options without a prefix; nested dataclasses keep theirs, so that equal names in two of them do not clash."""
+    hints = typing.get_type_hints(config)
+    nested = any(dataclasses.is_dataclass(hints[field.name]) for field in dataclasses.fields(config))
+    mark: Any = tyro.conf.arg(name="") if nested else tyro.conf.OmitArgPrefixes
+    return Annotated[config, mark]
 
 
 def _find_plugin(argv: Sequence[str], common: Arguments) -> tuple[PluginEntry, int] | None:
@@ -231,7 +243,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
         """May be left out; else those of the run."""
         steps: OptionalPositiveInt = None
         """Train up to this many steps in all."""
-        engine: RunOptions = dataclasses.field(default_factory=RunOptions)
+        run: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
 
     fixed = set(arguments_of(RunOptions, SceneOptions).arity) - {
         "--resume", "--budget", "--device", "--previews", "--no-previews", "--tensorboard", "--no-tensorboard",
@@ -244,8 +256,8 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
             fix="Only --steps, --budget, --device and the intervals may change; start a new run for the rest.",
         )
     request = parse(Resume, argv, prog=f"{PROG} --resume RUN")
-    assert request.engine.resume is not None
-    folder = RunFolder.open(request.engine.resume)
+    assert request.run.resume is not None
+    folder = RunFolder.open(request.run.resume)
     config = folder.read_config()
     for word in request.words:
         if word != config.plugin and str(Path(word).expanduser().resolve()) != config.data.path != word:
@@ -253,7 +265,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
                 f"{folder.path}: a run of '{config.plugin}' on {config.data.path}, not of '{word}'.",
                 fix="Leave PLUGIN and DATA out with --resume.",
             )
-    return ResumeRequest(folder.path, request.engine, request.steps)
+    return ResumeRequest(folder.path, request.run, request.steps)
 
 
 def _describe(entry: PluginEntry, config: type[PluginConfig], preset: str | None) -> str:
@@ -283,7 +295,7 @@ def _print_general_help() -> None:
         data: Annotated[
             str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help="A folder of posed photos, or a data set.")
         ]
-        engine: RunOptions
-        scene: SceneOptions
+        run: tyro.conf.OmitArgPrefixes[RunOptions]
+        scene: tyro.conf.OmitArgPrefixes[SceneOptions]
 
     parse(General, ["--help"], prog=PROG, description="\n".join(lines))

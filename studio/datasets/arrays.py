@@ -15,7 +15,7 @@ class ArrayDataset:
     """Samples (n, *shape) float32 with optional class labels (n,) int64."""
 
     name: str
-    x: Float[Tensor, n *shape]
+    x: Float[Tensor, n * shape]
     y: Int[Tensor, " n"] | None = None
     class_names: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from studio.errors import StudioError
 from studio.metrics import EvaluationReport, Lpips, PhotoScore, Protocol, score_photo
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
 from studio.registry import find_plugin, load_config_class, load_plugin_class
-from studio.scene import Photo, PhotoStore, Scene
+from studio.scene import Frame, Photo, PhotoStore, Scene
 from studio.scene.record import load_saved_scene
+from studio.scene.scene import SPLITS
 from studio.training.checkpoint import load_state
 from studio.training.loop import restore_plugin
 from studio.training.run import RunConfig, RunFolder
@@ -71,7 +72,7 @@ class LoadedRun:
         Raises:
             StudioError: The split is empty, or photos are no longer where they were.
         """
-        frames = [frame for frame in self.scene.frames if frame.split == split]
+        frames = _frames_of(self.scene, split)
         missing = [frame for frame in frames if not frame.image_path.is_file()]
         if missing:
             raise StudioError(
@@ -80,6 +81,27 @@ class LoadedRun:
                 fix="Put the folder back where it was when the run was trained.",
             )
         return photo_store(self.scene, split, self.field, self.config.data.downscale, self.config.data.cache_gb)
+
+    def cameras(self, split: str = "train") -> Cameras:
+        """The cameras of a split's photos as one batch (n,), ready to render or to lay a path by; needs no photos.
+
+        They have the size of training (all that of the first, where photos differ) and no distortion that the plugin
+        does not know: training saw those photos undistorted to a pinhole of the same focal length, too.
+
+        Raises:
+            StudioError: The split is empty, or its cameras are of a kind that the plugin cannot render.
+        """
+        frames = _frames_of(self.scene, split)
+        cameras = [frame.camera.rescale(1 / self.config.data.downscale) for frame in frames]
+        if len({camera.model for camera in cameras}) > 1 or cameras[0].model not in self.field.camera_models:
+            for frame in frames:
+                if frame.camera.model not in ("pinhole", "opencv", "fisheye"):
+                    raise StudioError(
+                        f"{frame.name}: its camera is {frame.camera.model}, which '{self.config.plugin}' cannot render."
+                    )
+            cameras = [replace(camera, model="pinhole", distortion=None) for camera in cameras]
+        size = cameras[0].size
+        return Cameras.stack([camera if camera.size == size else camera.for_size(*size) for camera in cameras])
 
     @torch.no_grad()
     def render(self, cameras: Cameras, outputs: Sequence[str] = ("rgb",)) -> Iterator[dict[str, Tensor]]:
@@ -113,14 +135,20 @@ class LoadedRun:
         )
 
 
-def photo_store(scene: Scene, split: str, field: Field | type[Field], downscale: float, cache_gb: float) -> PhotoStore:
-    """Photos of a split as a Field takes them: undistorted to pinhole when it does not know their camera model."""
-    frames = [frame for frame in scene.frames if frame.split == split]
+def _frames_of(scene: Scene, split: str) -> tuple[Frame, ...]:
+    """The frames of a split; raises StudioError where there are none."""
+    frames = tuple(frame for frame in scene.frames if frame.split == split)
     if not frames:
-        counts = ", ".join(f"{name} {len(scene.split(name))}" for name in ("train", "val", "test"))  # type: ignore[arg-type]
+        counts = ", ".join(f"{name} {sum(frame.split == name for frame in scene.frames)}" for name in SPLITS)
         raise StudioError(
             f"{scene.root}: the scene has no photos in the split '{split}' ({counts}).", fix="Choose another split."
         )
+    return frames
+
+
+def photo_store(scene: Scene, split: str, field: Field | type[Field], downscale: float, cache_gb: float) -> PhotoStore:
+    """Photos of a split as a Field takes them: undistorted to pinhole when it does not know their camera model."""
+    frames = _frames_of(scene, split)
     undistort = any(frame.camera.model not in field.camera_models for frame in frames)
     return PhotoStore(frames, downscale=downscale, cache_bytes=int(cache_gb * 2**30), undistort=undistort)
 
@@ -183,7 +211,7 @@ def build_plugin(config: RunConfig) -> Plugin:
     settings = load_config_class(entry).from_dict(config.config, source=f"configuration of '{config.plugin}'")
     cls = load_plugin_class(entry)
     info = SceneInfo.from_dict(config.info) if config.kind == "field" else DataInfo.from_dict(config.info)
-    return cls(settings, info)  # type: ignore[call-arg, arg-type]
+    return cls(settings, info)  # type: ignore[call-arg]
 
 
 def open_run(path: str | Path, *, device: str = "auto", checkpoint: int | None = None) -> LoadedRun:

@@ -79,7 +79,8 @@ class ProgressLine(Observer):
             disable=not self._console.is_terminal,
         )
         # The bar shows the share of the training, which a budget may end before the last step.
-        self._task = self._progress.add_task("training", total=1.0, completed=self._share(trainer), figures="starting")
+        self._task = self._progress.add_task("training", total=1.0, figures="starting")
+        self._progress.update(self._task, completed=self._share(trainer))
         self._progress.start()
 
     def on_log(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
