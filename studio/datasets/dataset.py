@@ -14,10 +14,17 @@ from studio.errors import StudioError
 class Dataset(Protocol):
     """An indexed set of equal-shaped samples, some of them held out for evaluation."""
 
-    name: str
-    sample_shape: tuple[int, ...]
-    num_classes: int | None
-    class_names: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 

@@ -107,10 +107,9 @@ class Plugin(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the first parameter or buffer."""
-        tensor = next(self.parameters(), None)
-        if tensor is None:
-            tensor = next(self.buffers(), None)
-        return tensor.device if tensor is not None else torch.device("cpu")
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
     # ---- training ------------------------------------------------------------------------------------------------
     def setup_training(self, context: TrainingContext) -> None:

@@ -253,8 +253,8 @@ class Trainer:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for restored, handler in previous.items():
+                signal.signal(restored, handler)
 
 
 def restore_plugin(plugin: Plugin, state: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,9 @@ from studio.errors import StudioError
 
 GOOD = """
 from studio.plugin.spec import PluginSpec
-SPEC = PluginSpec(name={name!r}, kind="generator", summary="s", target="{module}:Model", config="{module}:Config", {extra})
+SPEC = PluginSpec(
+    name={name!r}, kind="generator", summary="s", target="{module}:Model", config="{module}:Config", {extra}
+)
 """
 
 
@@ -79,7 +81,7 @@ def test_each_kind_of_breakage_is_told_and_the_rest_works(plugins, monkeypatch: 
             assert "\n" not in entry.reason
     assert found["splat"].status == "ok"
     assert "RuntimeError" in found["raises"].details
-    with pytest.raises(StudioError, match="'raises'.*cannot be used: RuntimeError: at import"):
+    with pytest.raises(StudioError, match=r"'raises'.*cannot be used: RuntimeError: at import"):
         registry.find_plugin("raises")
     assert registry.find_plugin("works").spec is not None
 
