@@ -1,9 +1,9 @@
 """Sort splats by depth and list, for every 8x8 tile of the image, the splats that can touch it.
 
-Splats, not (tile, splat) pairs, are sorted: a radix sort of the depths, then a stable counting sort of the splats into
-tiles in that order. The tiles of a splat are found exactly: in each row of tiles, the interval of pixel columns that the
-ellipse ``alpha = 1/255`` reaches. All stages split their input into contiguous shares, one a thread, and join counts by
-prefix sums, so the lists do not depend on the number of threads.
+Splats, not (tile, splat) pairs, are sorted: a radix sort of the depths, then a stable counting sort of the splats
+into tiles in that order. The tiles of a splat are found exactly: in each row of tiles, the interval of pixel columns
+that the ellipse ``alpha = 1/255`` reaches. All stages split their input into contiguous shares, one a thread, and join
+counts by prefix sums, so the lists do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -19,14 +19,32 @@ from numpy.typing import NDArray
 from studio.errors import StudioError
 
 from .cache import device, get_threads, inline, kernel
-from .vec import ceil, floor, lane_index, load, maximum, minimum, prefetch, select, splat, sqrt, store, to_float, to_int
+from .vec import (
+    ceil,
+    element,
+    floor,
+    lane_index,
+    maximum,
+    minimum,
+    prefetch,
+    put,
+    select,
+    splat,
+    sqrt,
+    store,
+    to_float,
+    to_int,
+)
 from .workspace import Workspace
 
 TILE = 8
 """Side of a tile in pixels."""
 
 RECORD = 16
-"""Floats of a record: x, y, A, B, C, log2 opacity, r, g, b, depth, half extents x and y, four free."""
+"""Floats of a record: x, y, A, B, C, log2 opacity, r, g, b, depth, half extents, B / 2A, C − B² / 4A, two free."""
+
+SHEAR = 12
+"""Where binning writes B / 2A and C − B² / 4A, computed in double; the other entries come from the projection."""
 
 LOG2_ALPHA_MIN = float(np.float32(-math.log2(255.0)))
 """log2 of the smallest alpha that is drawn, 1/255."""
@@ -38,6 +56,7 @@ _PIXEL_SLACK = 0.01
 _MAX_SIDE = 8 * 65535
 _MAX_PAIRS = 2**31 - 1
 _CHUNKS_PER_THREAD = 2
+_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Tiles:
         width: image width in pixels.
         height: image height in pixels.
         start: (tiles + 1,) int64, where each tile's list starts in `ids`; tiles are in row-major order.
-        count: (tiles,) int32, length of each list. The forward pass shortens the lists to the splats that a pixel took in.
+        count: (tiles,) int32, length of each list. The forward pass shortens lists to the splats that a pixel met.
         ids: (pairs + 16,) int32, indices of records.
         info: (N,) uint64, a splat's tile rows: rows in bits 0-15, first row in bits 16-31; 0 for splats not drawn.
         pairs: number of (tile, splat) pairs before the forward pass.
@@ -90,7 +109,8 @@ def _measure_share(
 ) -> tuple[int, int, int, int]:
     """Find the tile spans of the records `first` to `last`; write (depth key, index) of those drawn from `first` on.
 
-    Returns the number drawn, the number of spans, and the smallest and largest depth key. Past `room` spans it only counts.
+    Returns the number drawn, the number of spans, and the smallest and largest depth key. Past `room` spans it only
+    counts them.
     """
     drawn = first
     wanted = 0
@@ -110,7 +130,11 @@ def _measure_share(
         if not level > 0.0:
             continue
         # In double: the determinant of a needle is a small difference of large products.
-        determinant = np.float32(4.0 * np.float64(a) * np.float64(c) - np.float64(b) * np.float64(b))
+        exact = 4.0 * np.float64(a) * np.float64(c) - np.float64(b) * np.float64(b)
+        inverse = 0.25 / np.float64(a)
+        records[i, SHEAR] = np.float32(2.0 * np.float64(b) * inverse)
+        records[i, SHEAR + 1] = np.float32(-exact * inverse)
+        determinant = np.float32(exact)
         half_x = records[i, 10]
         half_y = records[i, 11]
         is_ellipse = determinant > 0.0 and a > 0.0
@@ -170,7 +194,7 @@ def _measure_share(
     return drawn - first, wanted, key_low, key_high
 
 
-@kernel("i8(f4[:,::1], i8, i8, i8, u8[::1], i4[::1], u8[::1], i8[:,::1])", parallel=True)
+@kernel("i8(f4[:,::1], i8, i8, i8, u8[::1], u4[::1], u8[::1], i8[:,::1])", parallel=True)
 def _measure(records: Any, width: int, height: int, threads: int, info: Any, spans: Any, keys: Any, shares: Any) -> int:
     """Measure all records; `shares` (threads, 4) gets each share's drawn, spans and key range. Returns spans needed."""
     count = records.shape[0]
@@ -215,29 +239,43 @@ def _move_by_digit(keys: Any, first: int, last: int, base: int, shift: int, hist
         histogram[t, digit] += 1
 
 
+@inline
+def _ask_ahead(order: Any, j: int, last: int, info: Any, spans: Any) -> None:
+    """Prefetch what the splats further on in the depth order will read; they lie anywhere in memory."""
+    far = element(order, min(j + 2 * _AHEAD, last - 1))
+    prefetch(info, np.int64(far & np.uint64(0xFFFFFFFF)))
+    near = element(order, min(j + _AHEAD, last - 1))
+    prefetch(spans, np.int64(element(info, np.int64(near & np.uint64(0xFFFFFFFF))) >> np.uint64(32)))
+
+
+@inline
+def _located(where: np.uint64) -> tuple[int, int, int]:
+    """(first span, number of spans, first tile row) from an entry of `info`."""
+    return np.int64(where >> np.uint64(32)), np.int64(where) & 0xFFFF, np.int64(where >> np.uint64(16)) & 0xFFFF
+
+
 @device
 def _count_tiles(
-    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, histogram: Any, chunk: int
+    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, histogram: Any, base: int, tiles: int
 ) -> None:
-    """Histogram of the tiles of the splats `first` to `last` of the depth order."""
-    tiles = histogram.shape[1] - 1
-    for tile in range(tiles + 1):
-        histogram[chunk, tile] = 0
+    """Histogram of the tiles of the splats `first` to `last` of the depth order, at `base` of `histogram`."""
+    for tile in range(base, base + tiles + 1):
+        histogram[tile] = 0
     for j in range(first, last):
-        where = info[order[j] & np.uint64(0xFFFFFFFF)]
-        span = np.int64(where >> np.uint64(32))
-        row = np.int64(where >> np.uint64(16)) & 0xFFFF
-        base = row * columns
-        for k in range(span, span + np.int64(where & np.uint64(0xFFFF))):
-            columns_of = np.int64(np.uint32(spans[k]))
+        _ask_ahead(order, j, last, info, spans)
+        span, rows, row = _located(element(info, np.int64(element(order, j) & np.uint64(0xFFFFFFFF))))
+        line = base + row * columns
+        for k in range(span, span + rows):
+            ends = np.int64(element(spans, k))
             # Ends of intervals only; a running sum makes counts of them.
-            histogram[chunk, base + (columns_of & 0xFFFF)] += 1
-            histogram[chunk, base + (columns_of >> 16)] -= 1
-            base += columns
+            begin, end = line + (ends & 0xFFFF), line + (ends >> 16)
+            put(histogram, begin, element(histogram, begin) + 1)
+            put(histogram, end, element(histogram, end) - 1)
+            line += columns
     running = 0
-    for tile in range(tiles):
-        running += histogram[chunk, tile]
-        histogram[chunk, tile] = running
+    for tile in range(base, base + tiles):
+        running += histogram[tile]
+        histogram[tile] = running
 
 
 @device
@@ -262,7 +300,8 @@ def _place_lists(histogram: Any, first: int, last: int, offset: int, start: Any,
 
 
 @kernel(
-    "i8(u8[::1], u8[::1], i8[:,::1], i8, i8, i8, i8, u8[::1], i4[::1], i4[:,::1], i4[:,::1], i8[::1], i4[::1], i8[::1])",
+    "i8(u8[::1], u8[::1], i8[:,::1], i8, i8, i8, i8, u8[::1], u4[::1], i4[:,::1], i4[:,::1], i8[::1],"
+    " i4[::1], i8[::1])",
     parallel=True,
 )
 def _order(
@@ -330,8 +369,9 @@ def _order(
                 columns,
                 info,
                 spans,
-                histogram,
-                chunk,
+                histogram.reshape(-1),
+                chunk * (tiles + 1),
+                tiles,
             )
     for part in prange(threads):
         t = np.int64(part)
@@ -353,23 +393,23 @@ def _order(
 
 @device
 def _fill_lists(
-    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, cursor: Any, chunk: int, ids: Any
+    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, cursor: Any, base: int, ids: Any
 ) -> None:
     for j in range(first, last):
-        index = order[j] & np.uint64(0xFFFFFFFF)
-        where = info[index]
-        span = np.int64(where >> np.uint64(32))
-        base = (np.int64(where >> np.uint64(16)) & 0xFFFF) * columns
-        for k in range(span, span + np.int64(where & np.uint64(0xFFFF))):
-            columns_of = np.int64(np.uint32(spans[k]))
-            for tile in range(base + (columns_of & 0xFFFF), base + (columns_of >> 16)):
-                place = cursor[chunk, tile]
-                ids[place] = np.int32(index)
-                cursor[chunk, tile] = place + 1
-            base += columns
+        _ask_ahead(order, j, last, info, spans)
+        index = np.int64(element(order, j) & np.uint64(0xFFFFFFFF))
+        span, rows, row = _located(element(info, index))
+        line = base + row * columns
+        for k in range(span, span + rows):
+            ends = np.int64(element(spans, k))
+            for tile in range(line + (ends & 0xFFFF), line + (ends >> 16)):
+                place = np.int64(element(cursor, tile))
+                put(ids, place, index)
+                put(cursor, tile, place + 1)
+            line += columns
 
 
-@kernel("void(u8[::1], i8, i8, u8[::1], i4[::1], i4[:,::1], i4[::1])", parallel=True)
+@kernel("void(u8[::1], i8, i8, u8[::1], u4[::1], i4[:,::1], i4[::1])", parallel=True)
 def _fill(order: Any, drawn: int, columns: int, info: Any, spans: Any, cursor: Any, ids: Any) -> None:
     chunks = cursor.shape[0]
     for part in prange(chunks // 2):
@@ -382,8 +422,8 @@ def _fill(order: Any, drawn: int, columns: int, info: Any, spans: Any, cursor: A
                 columns,
                 info,
                 spans,
-                cursor,
-                chunk,
+                cursor.reshape(-1),
+                chunk * cursor.shape[1],
                 ids,
             )
 
@@ -410,7 +450,7 @@ def _order_splats(
     shares = workspace.array("bin.shares", (threads, 4), np.int64)
     needed = max(workspace.capacity("bin.spans"), 4 * count + 16 * threads)
     while True:
-        spans = workspace.array("bin.spans", (needed,), np.int32)
+        spans = workspace.array("bin.spans", (needed,), np.uint32)
         needed = _measure(records, width, height, threads, info, spans, keys, shares)
         if needed <= len(spans):
             break

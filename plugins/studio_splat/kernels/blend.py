@@ -1,7 +1,7 @@
 """The blending rule of one tile, shared by the forward and backward passes so that both take the same decisions.
 
-A tile is four blocks of 4x4 pixels, one vector each: 0 left top, 1 right top, 2 left bottom, 3 right bottom. Lane l of a
-block is the pixel in row l // 4, column l % 4. Values of a whole tile are tuples of four vectors.
+A tile is four blocks of 4x4 pixels, one vector each: 0 left top, 1 right top, 2 left bottom, 3 right bottom. Lane l of
+a block is the pixel in row l // 4, column l % 4. Values of a whole tile are tuples of four vectors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .binning import LOG2_ALPHA_MIN, TILE
+from .binning import LOG2_ALPHA_MIN, SHEAR, TILE
 from .cache import inline
 from .vec import any_lane, broadcast, exp2, fma, fnma, lane_index, load, minimum, select, splat, store, to_float
 
@@ -23,6 +23,12 @@ TRANSMITTANCE_MIN = float(np.float32(1e-4))
 LN2 = 0.6931471805599453
 AHEAD = 12
 """How many splats ahead records are prefetched."""
+
+
+@inline
+def in_plane(x: int, y: int) -> int:
+    """Where the pixel (x, y) of a tile stands in a scratch plane."""
+    return (y >> 2) * (2 * BLOCK) + (x >> 2) * BLOCK + (y & 3) * 4 + (x & 3)
 
 
 @inline
@@ -43,6 +49,19 @@ def inside_image(axes: Any, width: int, height: int) -> Any:
 
 
 @inline
+def full_light(axes: Any, width: int, height: int) -> Any:
+    """Transmittance before the first splat: 1, and 0 for pixels outside the image."""
+    inside = inside_image(axes, width, height)
+    one, zero = np.float32(1.0), np.float32(0.0)
+    return (
+        select(inside[0], one, zero),
+        select(inside[1], one, zero),
+        select(inside[2], one, zero),
+        select(inside[3], one, zero),
+    )
+
+
+@inline
 def splat_offsets(records: Any, base: int, axes: Any) -> Any:
     """Pixel centres minus the splat's centre: (dx left, dx right, dy top, dy bottom)."""
     x = broadcast(records, base)
@@ -51,34 +70,43 @@ def splat_offsets(records: Any, base: int, axes: Any) -> Any:
 
 
 @inline
+def _exponent(dx: Any, dy: Any, shear: Any, a: Any, level: Any) -> Any:
+    u = fma(shear, dy, dx)
+    return fma(a * u, u, level)
+
+
+@inline
 def splat_exponents(records: Any, base: int, offsets: Any) -> Any:
-    """log2 of opacity times the Gaussian, for the four blocks: L + A dx² + (B dx + C dy) dy."""
+    """log2 of opacity times the Gaussian, for the four blocks.
+
+    L + A dx² + B dx dy + C dy² is evaluated with the square completed, L + A (dx + B dy / 2A)² + (C − B² / 4A) dy²: for
+    a needle the three terms are large and cancel, which would cost float32 several digits.
+    """
     left, right, top, bottom = offsets
     a = broadcast(records, base + 2)
-    b = broadcast(records, base + 3)
-    c = broadcast(records, base + 4)
     level = broadcast(records, base + 5)
-    along_left = fma(a * left, left, level)
-    along_right = fma(a * right, right, level)
-    cross_left = b * left
-    cross_right = b * right
+    shear = broadcast(records, base + SHEAR)
+    rest = broadcast(records, base + SHEAR + 1)
+    level_top = fma(rest * top, top, level)
+    level_bottom = fma(rest * bottom, bottom, level)
     return (
-        fma(fma(c, top, cross_left), top, along_left),
-        fma(fma(c, top, cross_right), top, along_right),
-        fma(fma(c, bottom, cross_left), bottom, along_left),
-        fma(fma(c, bottom, cross_right), bottom, along_right),
+        _exponent(left, top, shear, a, level_top),
+        _exponent(right, top, shear, a, level_top),
+        _exponent(left, bottom, shear, a, level_bottom),
+        _exponent(right, bottom, shear, a, level_bottom),
     )
 
 
 @inline
-def hits(exponents: Any, live: Any) -> Any:
-    """Masks of the live pixels where alpha >= 1/255."""
-    return (
-        live[0] & (exponents[0] >= np.float32(LOG2_ALPHA_MIN)),
-        live[1] & (exponents[1] >= np.float32(LOG2_ALPHA_MIN)),
-        live[2] & (exponents[2] >= np.float32(LOG2_ALPHA_MIN)),
-        live[3] & (exponents[3] >= np.float32(LOG2_ALPHA_MIN)),
-    )
+def _alpha(exponent: Any) -> Any:
+    drawn = exponent >= np.float32(LOG2_ALPHA_MIN)
+    return select(drawn, minimum(exp2(exponent), np.float32(ALPHA_MAX)), np.float32(0.0))
+
+
+@inline
+def alphas(exponents: Any) -> Any:
+    """min(0.999, 2^exponent) for the four blocks, and 0 where that is below 1/255."""
+    return _alpha(exponents[0]), _alpha(exponents[1]), _alpha(exponents[2]), _alpha(exponents[3])
 
 
 @inline
@@ -88,18 +116,35 @@ def any_of(masks: Any) -> Any:
 
 
 @inline
-def absorb(exponent: Any, hit: Any, transmittance: Any) -> Any:
-    """Let one block's light pass a splat: (raw alpha, alpha, weight, transmittance after, pixels that took it).
+def any_drawn(exponents: Any, live: Any) -> Any:
+    """True if a live pixel of the tile has alpha >= 1/255."""
+    low = np.float32(LOG2_ALPHA_MIN)
+    return any_of(
+        (
+            live[0] & (exponents[0] >= low),
+            live[1] & (exponents[1] >= low),
+            live[2] & (exponents[2] >= low),
+            live[3] & (exponents[3] >= low),
+        )
+    )
 
-    A pixel whose transmittance would fall to 1e-4 does not take the splat, and takes none after it.
-    Alpha is 0 where not hit, and the transmittance then unchanged, so those pixels pass.
+
+@inline
+def pass_light(alpha: Any, light: Any) -> Any:
+    """Let one block's light pass a splat: (weight, light after, pixels that took it).
+
+    A pixel whose transmittance would fall to 1e-4 does not take the splat, and must take none after it. Where alpha is
+    0 the light is unchanged, so those pixels count as having taken it.
     """
-    raw = exp2(exponent)
-    alpha = select(hit, minimum(raw, np.float32(ALPHA_MAX)), np.float32(0.0))
-    after = fnma(alpha, transmittance, transmittance)
+    after = fnma(alpha, light, light)
     passed = after > np.float32(TRANSMITTANCE_MIN)
-    weight = select(passed, alpha * transmittance, np.float32(0.0))
-    return raw, alpha, weight, select(passed, after, transmittance), passed
+    return select(passed, alpha * light, np.float32(0.0)), select(passed, after, light), passed
+
+
+@inline
+def scaled(values: Any, factor: Any) -> Any:
+    """values · factor for the four blocks."""
+    return values[0] * factor, values[1] * factor, values[2] * factor, values[3] * factor
 
 
 @inline

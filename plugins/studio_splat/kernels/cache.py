@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import logging
 import os
 import platform
@@ -20,7 +21,10 @@ from typing import Any
 
 import numba
 from llvmlite import binding
-from numba.core import config as numba_config
+
+# Numba sets these from the environment, where type checkers do not see them.
+numba_config: Any = numba.config
+_njit: Any = numba.njit
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +87,7 @@ def _choose_threading_layer() -> str:
     if "NUMBA_THREADING_LAYER" in os.environ:
         return str(numba_config.THREADING_LAYER)
     try:
-        from numba.np.ufunc import omppool  # noqa: F401
+        importlib.import_module("numba.np.ufunc.omppool")
     except ImportError:
         _log.info("OpenMP is not available to Numba (on macOS: `brew install libomp`); using its workqueue threads")
         numba_config.THREADING_LAYER = "workqueue"
@@ -201,7 +205,7 @@ class Kernel:
                     name = self.function.__qualname__.split(".")[-1]
                     if not any(cache_dir.rglob(f"*{name}-*.nbc")):
                         _announce()
-                    self._compiled = numba.njit(
+                    self._compiled = _njit(
                         self.signature,
                         cache=True,
                         nogil=True,
@@ -240,9 +244,9 @@ def kernel(signature: str, *, parallel: bool = False) -> Callable[[Callable[...,
 
 def inline(function: Callable[..., Any]) -> Any:
     """Declare a function called by kernels only and always inlined into them."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return _njit(nogil=True, error_model="numpy", forceinline=True)(function)
 
 
 def device(function: Callable[..., Any]) -> Any:
     """Declare a function called by kernels only and left to the compiler to inline or not."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    return _njit(nogil=True, error_model="numpy")(function)

@@ -29,24 +29,31 @@ from .blend import (
     BLOCK,
     LN2,
     PIXELS,
-    absorb,
+    TRANSMITTANCE_MIN,
+    accumulate,
+    alphas,
     filled,
-    hits,
-    inside_image,
+    full_light,
+    in_plane,
     load_plane,
+    scaled,
     splat_exponents,
     splat_offsets,
+    store_plane,
     tile_axes,
 )
 from .cache import Kernel, device, get_threads, inline, kernel
 from .raster_forward import Raster, check_features
 from .vec import (
+    LANES,
     absolute,
     broadcast,
     element,
     fma,
+    fnma,
     lane_index,
     load,
+    load_block,
     prefetch,
     select,
     splat,
@@ -59,14 +66,20 @@ from .workspace import Workspace
 GRADIENT_BLOCK = 16
 """Gaussians that share one `touched` flag."""
 
+# A splat's work on a tile is one chain of some 150 cycles. It is cut into three stages, each run for a batch of splats
+# with the values between in scratch memory (first-level cache), so that the CPU finds independent work to overlap.
+_BATCH = 8
+_STAGE = 2 * PIXELS + 12 * LANES
+"""Floats between the stages for one splat: alpha and c·v of each pixel, then up to twelve vectors to be summed."""
+
 
 @dataclass(frozen=True)
 class RasterGradients:
     """What :func:`rasterize_backward` returns; arrays are views into the workspace.
 
     Attributes:
-        rows: (N, 16) float32: d/dx, d/dy, d/dA, d/dB, d/dC, d/dL, d/dr, d/dg, d/db, d/ddepth, Σ|d/dx|, Σ|d/dy| (the last
-            two over pixels, 0 unless asked for), four zeros. All 0 for Gaussians that no pixel took in.
+        rows: (N, 16) float32: d/dx, d/dy, d/dA, d/dB, d/dC, d/dL, d/dr, d/dg, d/db, d/ddepth, Σ|d/dx|, Σ|d/dy| (the
+            last two over pixels, 0 unless asked for), four zeros. All 0 for Gaussians that no pixel took in.
         touched: (ceil(N / 16),) uint8, 1 where one of 16 Gaussians may have a row other than 0.
         features: (N, C) float32, or ``None`` if colours came from the records.
         background: (C,) float32.
@@ -177,57 +190,63 @@ def _load_tile(
     """Fill scratch planes: v_image of each channel, then image·v_image + T·v_T; add the background's gradient."""
     x0 = column * TILE
     y0 = row * TILE
-    wide = min(TILE, width - x0)
-    high = min(TILE, height - y0)
+    corner = y0 * width + x0
+    size = height * width
     rest = base + planes * PIXELS
-    if wide < TILE or high < TILE:
+    if x0 + TILE <= width and y0 + TILE <= height:
+        for block in range(4):
+            at = corner + (block >> 1) * 4 * width + (block & 1) * 4
+            light = load_block(transmittance, at, width)
+            left = splat(np.float32(0.0))
+            if v_transmittance.shape[0]:
+                left = light * load_block(v_transmittance, at, width)
+            for plane in range(planes):
+                v = load_block(v_image, plane * size + at, width)
+                store(scratch, base + plane * PIXELS + block * BLOCK, v)
+                left = fma(v, load_block(image, plane * size + at, width), left)
+                v_background[v_background_base + plane] += np.float64(sum_lanes(v * light))
+            store(scratch, rest + block * BLOCK, left)
+    else:
         for i in range(base, rest + PIXELS):
             scratch[i] = np.float32(0.0)
-    for y in range(high):
-        line = (y0 + y) * width + x0
-        place = (y >> 2) * (2 * BLOCK) + (y & 3) * 4
-        for x in range(wide):
-            at = rest + place + (x >> 2) * BLOCK + (x & 3)
-            scratch[at] = np.float32(0.0)
-            if v_transmittance.shape[0]:
-                scratch[at] = transmittance[line + x] * v_transmittance[line + x]
-    for plane in range(planes):
-        total = np.float32(0.0)
-        for y in range(high):
-            line = (y0 + y) * width + x0
-            at_plane = plane * height * width + line
-            place = (y >> 2) * (2 * BLOCK) + (y & 3) * 4
-            for x in range(wide):
-                at = place + (x >> 2) * BLOCK + (x & 3)
-                v = v_image[at_plane + x]
-                scratch[base + plane * PIXELS + at] = v
-                scratch[rest + at] += v * image[at_plane + x]
-                total += v * transmittance[line + x]
-        v_background[v_background_base + plane] += np.float64(total)
+        for y in range(min(TILE, height - y0)):
+            for x in range(min(TILE, width - x0)):
+                pixel = corner + y * width + x
+                light = transmittance[pixel]
+                left = light * v_transmittance[pixel] if v_transmittance.shape[0] else np.float32(0.0)
+                for plane in range(planes):
+                    v = v_image[plane * size + pixel]
+                    scratch[base + plane * PIXELS + in_plane(x, y)] = v
+                    left += v * image[plane * size + pixel]
+                    v_background[v_background_base + plane] += np.float64(v * light)
+                scratch[rest + in_plane(x, y)] = left
 
 
 @inline
-def _weigh(planes: Any, base: int, values: Any) -> Any:
-    """c·v for one block: the channel values times the block's planes of v_image; three or four channels."""
-    d = load(planes, base) * values[0]
-    d = fma(load(planes, base + PIXELS), values[1], d)
-    d = fma(load(planes, base + 2 * PIXELS), values[2], d)
-    if len(values) == 4:
-        d = fma(load(planes, base + 3 * PIXELS), values[3], d)
-    return d
-
-
-@inline
-def _block_gradient(exponent: Any, live: Any, light: Any, rest: Any, d: Any, hit: Any) -> Any:
-    """One block's (weight, g / ln 2, transmittance after, rest after, live after) for c·v = d."""
-    raw, alpha, weight, after, passed = absorb(exponent, hit, light)
+def _block_gradient(alpha: Any, light: Any, rest: Any, d: Any) -> Any:
+    """One block's (weight, g / ln 2, light after, rest after) for c·v = d. Pixels that have ended have no light."""
+    after = fnma(alpha, light, light)
+    passed = after > np.float32(TRANSMITTANCE_MIN)
+    weight = select(passed, alpha * light, np.float32(0.0))
     own = weight * d
     rest = rest - own
-    g = own - rest * (alpha / (np.float32(1.0) - alpha))
-    # No gradient through a clamped alpha, nor from a pixel that this splat ended. Where not hit, alpha and g are 0.
-    g = select(passed & (raw <= np.float32(ALPHA_MAX)), g, np.float32(0.0))
-    g = select(hit, g, np.float32(0.0))
-    return weight, g, after, rest, live & passed
+    g = fnma(rest, alpha / (np.float32(1.0) - alpha), own)
+    # No gradient through a clamped alpha, nor from a pixel that this splat ended.
+    g = select(passed & (alpha < np.float32(ALPHA_MAX)), g, np.float32(0.0))
+    return weight, g, select(passed, after, np.float32(0.0)), rest
+
+
+@inline
+def load_six(array: Any, at: int) -> Any:
+    """Six vectors in a row."""
+    return (
+        load(array, at),
+        load(array, at + LANES),
+        load(array, at + 2 * LANES),
+        load(array, at + 3 * LANES),
+        load(array, at + 4 * LANES),
+        load(array, at + 5 * LANES),
+    )
 
 
 @inline
@@ -279,21 +298,21 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
         scratch_base: int,
     ) -> None:
         columns = (width + TILE - 1) // TILE
+        stage = scratch_base + (planes + 1) * PIXELS
         lane = lane_index()
         # g leaves out the ln 2 of d2^p/dp; every sum but those of the channels (6 to 9) takes it here.
         scale = select((lane < np.int32(6)) | (lane >= np.int32(10)), np.float32(LN2), np.float32(1.0))
         for tile in range(first_tile, last_tile):
-            row = tile // columns
-            column = tile - row * columns
-            axes = tile_axes(column, row)
-            live = inside_image(axes, width, height)
+            tile_row = tile // columns
+            column = tile - tile_row * columns
+            axes = tile_axes(column, tile_row)
             _load_tile(
                 image,
                 v_image,
                 transmittance,
                 v_transmittance,
                 column,
-                row,
+                tile_row,
                 width,
                 height,
                 planes,
@@ -303,123 +322,138 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                 v_background_base,
             )
             rest = load_plane(scratch, scratch_base + planes * PIXELS)
-            light = filled(1.0)
+            light = full_light(axes, width, height)
             begin = start[tile]
-            for j in range(begin, begin + count[tile]):
-                index = np.int64(element(ids, j))
-                base = index * RECORD
-                ahead = np.int64(element(ids, j + AHEAD))
-                prefetch(records, ahead * RECORD)
-                prefetch(rows, ahead * RECORD)
-                offsets = splat_offsets(records, base, axes)
-                exponents = splat_exponents(records, base, offsets)
-                hit = hits(exponents, live)
-
-                if channels == 0:
-                    feature = index * planes
-                    d0, d1, d2, d3 = filled(0.0)
-                    for plane in range(planes):
-                        value = broadcast(features, feature + plane)
-                        v = load_plane(scratch, scratch_base + plane * PIXELS)
-                        d0 = fma(v[0], value, d0)
-                        d1 = fma(v[1], value, d1)
-                        d2 = fma(v[2], value, d2)
-                        d3 = fma(v[3], value, d3)
-                else:
-                    red = broadcast(records, base + 6)
-                    green = broadcast(records, base + 7)
-                    blue = broadcast(records, base + 8)
-                    if channels == 4:
-                        colour = (red, green, blue, broadcast(records, base + 9))
+            end = begin + count[tile]
+            for batch in range(begin, end, _BATCH):
+                size = min(_BATCH, end - batch)
+                for e in range(size):
+                    index = np.int64(element(ids, batch + e))
+                    base = index * RECORD
+                    ahead = np.int64(element(ids, batch + e + AHEAD))
+                    prefetch(records, ahead * RECORD)
+                    prefetch(rows, ahead * RECORD)
+                    at = stage + e * _STAGE
+                    exponents = splat_exponents(records, base, splat_offsets(records, base, axes))
+                    store_plane(scratch, at, alphas(exponents))
+                    if channels == 0:
+                        d = filled(0.0)
+                        for plane in range(planes):
+                            value = broadcast(features, index * planes + plane)
+                            d = accumulate(d, load_plane(scratch, scratch_base + plane * PIXELS), value)
                     else:
-                        colour = (red, green, blue)
-                    d0 = _weigh(scratch, scratch_base, colour)
-                    d1 = _weigh(scratch, scratch_base + BLOCK, colour)
-                    d2 = _weigh(scratch, scratch_base + 2 * BLOCK, colour)
-                    d3 = _weigh(scratch, scratch_base + 3 * BLOCK, colour)
+                        d = scaled(load_plane(scratch, scratch_base), broadcast(records, base + 6))
+                        v = load_plane(scratch, scratch_base + PIXELS)
+                        d = accumulate(d, v, broadcast(records, base + 7))
+                        v = load_plane(scratch, scratch_base + 2 * PIXELS)
+                        d = accumulate(d, v, broadcast(records, base + 8))
+                        if channels == 4:
+                            v = load_plane(scratch, scratch_base + 3 * PIXELS)
+                            d = accumulate(d, v, broadcast(records, base + 9))
+                    store_plane(scratch, at + PIXELS, d)
 
-                w0, g0, t0, s0, m0 = _block_gradient(exponents[0], live[0], light[0], rest[0], d0, hit[0])
-                w1, g1, t1, s1, m1 = _block_gradient(exponents[1], live[1], light[1], rest[1], d1, hit[1])
-                w2, g2, t2, s2, m2 = _block_gradient(exponents[2], live[2], light[2], rest[2], d2, hit[2])
-                w3, g3, t3, s3, m3 = _block_gradient(exponents[3], live[3], light[3], rest[3], d3, hit[3])
-                light = (t0, t1, t2, t3)
-                rest = (s0, s1, s2, s3)
-                live = (m0, m1, m2, m3)
-                weights = (w0, w1, w2, w3)
+                for e in range(size):
+                    base = np.int64(element(ids, batch + e)) * RECORD
+                    at = stage + e * _STAGE
+                    alpha = load_plane(scratch, at)
+                    d = load_plane(scratch, at + PIXELS)
+                    w0, g0, t0, s0 = _block_gradient(alpha[0], light[0], rest[0], d[0])
+                    w1, g1, t1, s1 = _block_gradient(alpha[1], light[1], rest[1], d[1])
+                    w2, g2, t2, s2 = _block_gradient(alpha[2], light[2], rest[2], d[2])
+                    w3, g3, t3, s3 = _block_gradient(alpha[3], light[3], rest[3], d[3])
+                    light = (t0, t1, t2, t3)
+                    rest = (s0, s1, s2, s3)
+                    weights = (w0, w1, w2, w3)
 
-                # Moments of g, first over the blocks that share dx, then over those that share dy.
-                left, right, top, bottom = offsets
-                sum_left = g0 + g2
-                sum_right = g1 + g3
-                sum_top = g0 + g1
-                sum_bottom = g2 + g3
-                dy_left = fma(g0, top, g2 * bottom)
-                dy_right = fma(g1, top, g3 * bottom)
-                m = sum_left + sum_right
-                m_x = fma(sum_left, left, sum_right * right)
-                m_y = dy_left + dy_right
-                m_xx = fma(sum_left * left, left, sum_right * right * right)
-                m_xy = fma(dy_left, left, dy_right * right)
-                m_yy = fma(sum_top * top, top, sum_bottom * bottom * bottom)
-                a2 = broadcast(records, base + 2) * np.float32(-2.0)
-                b = -broadcast(records, base + 3)
-                c2 = broadcast(records, base + 4) * np.float32(-2.0)
-                v_x = fma(a2, m_x, b * m_y)
-                v_y = fma(b, m_x, c2 * m_y)
-
-                if channels == 0:
-                    zero = splat(np.float32(0.0))
-                    v_red = zero
-                    v_green = zero
-                    v_blue = zero
-                else:
-                    v_red = _dot_planes(scratch, scratch_base, weights)
-                    v_green = _dot_planes(scratch, scratch_base + PIXELS, weights)
-                    v_blue = _dot_planes(scratch, scratch_base + 2 * PIXELS, weights)
-                if absgrad or channels == 4:
-                    v_depth = splat(np.float32(0.0))
-                    if channels == 4:
-                        v_depth = _dot_planes(scratch, scratch_base + 3 * PIXELS, weights)
-                if absgrad:
-                    g = (g0, g1, g2, g3)
-                    x_left = a2 * left
-                    x_right = a2 * right
-                    y_left = b * left
-                    y_right = b * right
-                    abs_x = _absolute_sum(
-                        (fma(b, top, x_left), fma(b, top, x_right), fma(b, bottom, x_left), fma(b, bottom, x_right)), g
-                    )
-                    abs_y = _absolute_sum(
-                        (
+                    # Moments of g, first over the blocks that share dx, then over those that share dy.
+                    left, right, top, bottom = splat_offsets(records, base, axes)
+                    sum_left = g0 + g2
+                    sum_right = g1 + g3
+                    dy_left = fma(g0, top, g2 * bottom)
+                    dy_right = fma(g1, top, g3 * bottom)
+                    dx_left = sum_left * left
+                    dx_right = sum_right * right
+                    m_x = dx_left + dx_right
+                    m_y = dy_left + dy_right
+                    a2 = broadcast(records, base + 2) * np.float32(-2.0)
+                    b = -broadcast(records, base + 3)
+                    c2 = broadcast(records, base + 4) * np.float32(-2.0)
+                    sums = at + 2 * PIXELS
+                    store(scratch, sums, fma(a2, m_x, b * m_y))
+                    store(scratch, sums + LANES, fma(b, m_x, c2 * m_y))
+                    store(scratch, sums + 2 * LANES, fma(dx_left, left, dx_right * right))
+                    store(scratch, sums + 3 * LANES, fma(dy_left, left, dy_right * right))
+                    top_moment = (g0 + g1) * top
+                    bottom_moment = (g2 + g3) * bottom
+                    store(scratch, sums + 4 * LANES, fma(top_moment, top, bottom_moment * bottom))
+                    store(scratch, sums + 5 * LANES, sum_left + sum_right)
+                    if channels == 0:
+                        store_plane(scratch, at, weights)
+                    else:
+                        for plane in range(channels):
+                            v = _dot_planes(scratch, scratch_base + plane * PIXELS, weights)
+                            store(scratch, sums + (6 + plane) * LANES, v)
+                    if absgrad:
+                        g = (g0, g1, g2, g3)
+                        x_left = a2 * left
+                        x_right = a2 * right
+                        y_left = b * left
+                        y_right = b * right
+                        by_x = (
+                            fma(b, top, x_left),
+                            fma(b, top, x_right),
+                            fma(b, bottom, x_left),
+                            fma(b, bottom, x_right),
+                        )
+                        by_y = (
                             fma(c2, top, y_left),
                             fma(c2, top, y_right),
                             fma(c2, bottom, y_left),
                             fma(c2, bottom, y_right),
-                        ),
-                        g,
-                    )
-                    sums = sum_rows((v_x, v_y, m_xx, m_xy, m_yy, m, v_red, v_green, v_blue, v_depth, abs_x, abs_y))
-                elif channels == 4:
-                    sums = sum_rows((v_x, v_y, m_xx, m_xy, m_yy, m, v_red, v_green, v_blue, v_depth))
-                elif channels == 3:
-                    sums = sum_rows((v_x, v_y, m_xx, m_xy, m_yy, m, v_red, v_green, v_blue))
-                else:
-                    sums = sum_rows((v_x, v_y, m_xx, m_xy, m_yy, m))
+                        )
+                        store(scratch, sums + 10 * LANES, _absolute_sum(by_x, g))
+                        store(scratch, sums + 11 * LANES, _absolute_sum(by_y, g))
 
-                at = np.int64(element(slot, index))
-                touched[index // GRADIENT_BLOCK] = 1
-                if at < 0:
-                    store(rows, base, fma(sums, scale, load(rows, base)))
-                else:
-                    at += own_base
-                    store(own_rows, at * RECORD, fma(sums, scale, load(own_rows, at * RECORD)))
-                if channels == 0:
-                    for plane in range(planes):
-                        v_feature = sum_lanes(_dot_planes(scratch, scratch_base + plane * PIXELS, weights))
-                        if at < 0:
-                            feature_rows[feature + plane] += v_feature
-                        else:
-                            own_feature_rows[at * planes + plane] += v_feature
+                for e in range(size):
+                    index = np.int64(element(ids, batch + e))
+                    at = stage + e * _STAGE
+                    sums = at + 2 * PIXELS
+                    zero = splat(np.float32(0.0))
+                    x, y, xx, xy, yy, one = load_six(scratch, sums)
+                    if channels == 0:
+                        red = zero
+                        green = zero
+                        blue = zero
+                    else:
+                        red = load(scratch, sums + 6 * LANES)
+                        green = load(scratch, sums + 7 * LANES)
+                        blue = load(scratch, sums + 8 * LANES)
+                    depth = load(scratch, sums + 9 * LANES) if channels == 4 else zero
+                    if absgrad:
+                        abs_x = load(scratch, sums + 10 * LANES)
+                        abs_y = load(scratch, sums + 11 * LANES)
+                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue, depth, abs_x, abs_y))
+                    elif channels == 4:
+                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue, depth))
+                    elif channels == 3:
+                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue))
+                    else:
+                        row = sum_rows((x, y, xx, xy, yy, one))
+                    own = np.int64(element(slot, index))
+                    touched[index >> 4] = 1
+                    if own < 0:
+                        store(rows, index * RECORD, fma(row, scale, load(rows, index * RECORD)))
+                    else:
+                        own += own_base
+                        store(own_rows, own * RECORD, fma(row, scale, load(own_rows, own * RECORD)))
+                    if channels == 0:
+                        weights = load_plane(scratch, at)
+                        for plane in range(planes):
+                            v_feature = sum_lanes(_dot_planes(scratch, scratch_base + plane * PIXELS, weights))
+                            if own < 0:
+                                feature_rows[index * planes + plane] += v_feature
+                            else:
+                                own_feature_rows[own * planes + plane] += v_feature
 
     return tile_gradients
 
@@ -462,7 +496,7 @@ def _merge_shared(
 @functools.cache
 def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
     """The parallel kernel of one variant, compiled on its first call."""
-    # A closure over plain constants: Numba drops the other branches before typing, and its cache can tell variants apart.
+    # A closure over constants: Numba drops the other branches before typing, and its cache tells the variants apart.
 
     @kernel(
         "void(f4[:,::1], f4[:,::1], i4[::1], i8[::1], i4[::1], i8[::1], i8, i8, f4[:,:,::1], f4[:,::1], f4[:,:,::1],"
@@ -631,7 +665,7 @@ def rasterize_backward(
     own_feature_rows = workspace.array("backward.own_features", (threads * shared_count, feature_planes))
     v_background = workspace.array("backward.v_background", (threads, planes), np.float64)
     v_background.fill(0.0)
-    scratch = workspace.array("backward.scratch", (threads, (planes + 2) * PIXELS))
+    scratch = workspace.array("backward.scratch", (threads, (planes + 2) * PIXELS + _BATCH * _STAGE))
     _backward_kernel(variant, absgrad)(
         records,
         features,

@@ -15,20 +15,22 @@ from .blend import (
     AHEAD,
     BLOCK,
     PIXELS,
-    absorb,
     accumulate,
+    alphas,
+    any_drawn,
     any_of,
     filled,
-    hits,
+    in_plane,
     inside_image,
     load_plane,
+    pass_light,
     splat_exponents,
     splat_offsets,
     store_plane,
     tile_axes,
 )
 from .cache import Kernel, device, get_threads, inline, kernel
-from .vec import broadcast, element, fetch_add, prefetch, select
+from .vec import broadcast, element, fetch_add, load, prefetch, select, store_block
 from .workspace import Workspace
 
 _GRAIN = 4
@@ -56,17 +58,15 @@ def store_tile(plane: Any, offset: int, image: Any, base: int, column: int, row:
     """Copy a tile's scratch plane into the image plane that starts at the flat element `base`."""
     x0 = column * TILE
     y0 = row * TILE
-    for y in range(min(TILE, height - y0)):
-        target = base + (y0 + y) * width + x0
-        source = offset + (y >> 2) * (2 * BLOCK) + (y & 3) * 4
-        if x0 + TILE <= width:
-            for x in range(4):
-                image[target + x] = plane[source + x]
-            for x in range(4):
-                image[target + 4 + x] = plane[source + BLOCK + x]
-        else:
-            for x in range(width - x0):
-                image[target + x] = plane[source + (x >> 2) * BLOCK + (x & 3)]
+    target = base + y0 * width + x0
+    if x0 + TILE <= width and y0 + TILE <= height:
+        for block in range(4):
+            corner = target + (block >> 1) * 4 * width + (block & 1) * 4
+            store_block(image, corner, width, load(plane, offset + block * BLOCK))
+    else:
+        for y in range(min(TILE, height - y0)):
+            for x in range(min(TILE, width - x0)):
+                image[target + y * width + x] = plane[offset + in_plane(x, y)]
 
 
 @inline
@@ -124,18 +124,18 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
                     prefetch(records, np.int64(element(ids, j + AHEAD)) * RECORD)
                     offsets = splat_offsets(records, base, axes)
                     exponents = splat_exponents(records, base, offsets)
-                    hit = hits(exponents, live)
-                    if not any_of(hit):
+                    if not any_drawn(exponents, live):
                         if not any_of(live):
                             break
                         continue
                     # Also splats that only end pixels stay listed: the backward pass has to see them do so.
                     ids[kept] = index
                     kept += 1
-                    _, _, w0, t0, ok0 = absorb(exponents[0], hit[0], light[0])
-                    _, _, w1, t1, ok1 = absorb(exponents[1], hit[1], light[1])
-                    _, _, w2, t2, ok2 = absorb(exponents[2], hit[2], light[2])
-                    _, _, w3, t3, ok3 = absorb(exponents[3], hit[3], light[3])
+                    alpha = alphas(exponents)
+                    w0, t0, ok0 = pass_light(select(live[0], alpha[0], np.float32(0.0)), light[0])
+                    w1, t1, ok1 = pass_light(select(live[1], alpha[1], np.float32(0.0)), light[1])
+                    w2, t2, ok2 = pass_light(select(live[2], alpha[2], np.float32(0.0)), light[2])
+                    w3, t3, ok3 = pass_light(select(live[3], alpha[3], np.float32(0.0)), light[3])
                     live = (live[0] & ok0, live[1] & ok1, live[2] & ok2, live[3] & ok3)
                     weights = (w0, w1, w2, w3)
                     if median:
@@ -190,7 +190,7 @@ _blend_features = _make_tile_loop(0, False)
 @functools.cache
 def _forward_kernel(channels: int, median: bool) -> Kernel:
     """The parallel kernel of one variant, compiled on its first call."""
-    # A closure over plain constants: Numba drops the other branches before typing, and its cache can tell variants apart.
+    # A closure over constants: Numba drops the other branches before typing, and its cache tells the variants apart.
 
     @kernel(
         "void(f4[:,::1], f4[:,::1], i4[::1], i8[::1], i4[::1], i8, i8, f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1],"
@@ -273,9 +273,9 @@ def rasterize_forward(
 ) -> Raster:
     """Blend the splats of `tiles` front to back (Kerbl et al. 2023, eq. 2-3, with gsplat's thresholds).
 
-    alpha = min(0.999, 2^(L + A dx² + B dx dy + C dy²)); splats under 1/255 are skipped, and a pixel ends before the splat
-    that would bring its transmittance to 1e-4. Shortens the lists of `tiles` to what took part: the backward pass needs
-    the same `tiles` afterwards, and a repeated forward pass gives the same image.
+    alpha = min(0.999, 2^(L + A dx² + B dx dy + C dy²)); splats under 1/255 are skipped, and a pixel ends before the
+    splat that would bring its transmittance to 1e-4. Shortens the lists of `tiles` to what took part: the backward pass
+    needs the same `tiles` afterwards, and a repeated forward pass gives the same image.
 
     Args:
         records: (N, 16) float32, the ones given to ``bin_splats``.

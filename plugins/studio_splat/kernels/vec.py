@@ -1,12 +1,12 @@
 """Sixteen-lane vectors inside Numba kernels.
 
 Numba's auto-vectoriser gives up on loops with branches, gathers and reductions, which is all a rasteriser is. Here a
-value of type `f32x16`, `i32x16` or `mask16` is one LLVM vector, so the kernel says what is done in parallel. LLVM maps a
-vector to one AVX-512 register, two of AVX2 or four of NEON; nothing here names a target.
+value of type `f32x16`, `i32x16` or `mask16` is one LLVM vector, so the kernel says what is done in parallel. LLVM
+maps a vector to one AVX-512 register, two of AVX2 or four of NEON; nothing here names a target.
 
-Operators ``+ - * /`` (also with a scalar on either side), comparisons, and ``& | ^ ~`` on masks and integers work as on
-numbers; integers shift with ``<<`` and ``>>`` (arithmetic). Products and sums are never contracted behind your back: use
-:func:`fma`. Functions take flat element offsets into C-contiguous arrays of any rank, without bounds checks.
+Operators ``+ - * /`` (also with a scalar on either side), comparisons, and ``& | ^ ~`` on masks and integers work as
+on numbers; integers shift with ``<<`` and ``>>`` (arithmetic). Products and sums are never contracted behind your back:
+use :func:`fma`. Functions take flat element offsets into C-contiguous arrays of any rank, without bounds checks.
 
 All names are callable inside kernels only.
 """
@@ -20,11 +20,14 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
 
 from .cache import inline
 
 LANES = 16
+
+intrinsic: Any = numba_intrinsic  # its annotations name the typing context as a parameter of every call
 
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
@@ -318,7 +321,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: An
     return builder.gep(data, [offset], inbounds=True)
 
 
-def _vector_of(array: Any) -> VectorType | None:
+def _vector_of(array: Any) -> Any:
     if not isinstance(array, types.Array):
         return None
     if array.dtype == types.float32:
@@ -354,6 +357,48 @@ def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), emit
 
 
+_QUARTER = ir.VectorType(_F32, 4)
+
+
+def _quarters(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
+    """Pointers to the four rows of four floats that :func:`load_block` and :func:`store_block` name."""
+    rows = []
+    offset = args[1]
+    for _ in range(4):
+        pointer = _pointer(context, builder, sig.args[0], args[0], offset)
+        rows.append(builder.bitcast(pointer, _QUARTER.as_pointer()))
+        offset = builder.add(offset, args[2])
+    return rows
+
+
+@intrinsic
+def load_block(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
+    """Four rows of four float32, `stride` elements apart, as the lanes 0-3, 4-7, 8-11 and 12-15."""
+    if _vector_of(array) is not f32x16:
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b, c, d = (builder.load(row, align=4) for row in _quarters(context, builder, sig, args))
+        low, high = (_shuffle(builder, x, y, list(range(8))) for x, y in ((a, b), (c, d)))
+        return _shuffle(builder, low, high, list(range(LANES)))
+
+    return f32x16(array, types.intp, types.intp), emit
+
+
+@intrinsic
+def store_block(typingctx: Any, array: Any, offset: Any, stride: Any, value: Any) -> Any:
+    """Write the lanes as four rows of four, `stride` elements apart."""
+    if _vector_of(array) is not f32x16 or value is not f32x16:
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        for i, row in enumerate(_quarters(context, builder, sig, args)):
+            builder.store(_shuffle(builder, args[3], args[3], list(range(4 * i, 4 * i + 4))), row, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, value), emit
+
+
 @intrinsic
 def broadcast(typingctx: Any, array: Any, offset: Any) -> Any:
     """All lanes equal to the element at the flat `offset`."""
@@ -377,6 +422,19 @@ def element(typingctx: Any, array: Any, offset: Any) -> Any:
         return builder.load(_pointer(context, builder, sig.args[0], args[0], args[1]))
 
     return array.dtype(array, types.intp), emit
+
+
+@intrinsic
+def put(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Write the scalar at the flat `offset`: plain assignment without the test for negative indices."""
+    if not isinstance(array, types.Array):
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, sig.args[0], args[0], args[1]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), emit
 
 
 @intrinsic

@@ -23,15 +23,15 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDAr
 class Workspace:
     """Named buffers that grow and are never shrunk.
 
-    What the rasteriser returns are views of these buffers: they hold until the next call of the same stage with the same
-    workspace. Use one workspace for each image whose backward pass is still to come. Not for use by two threads at once.
+    What the rasteriser returns are views of these buffers: they hold until the next call of the same stage with the
+    same workspace. Use one workspace for each image whose backward pass is still to come. Not for two threads at once.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
-        """The buffer `name` cut to `shape`; its content is what was last left there, or 0 when it is new or has grown."""
+        """The buffer `name` cut to `shape`; holds what was last left there, or 0 when it is new or has grown."""
         count = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < count:

@@ -1,4 +1,4 @@
-"""The tile rasteriser against a float64 brute force: every pixel, every splat, in depth order, gradients by autograd."""
+"""The tile rasteriser against a float64 brute force: every pixel, every splat, in depth order, with autograd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from studio_splat.kernels import cache
 from studio_splat.kernels.binning import Tiles, bin_splats, count_pairs
 from studio_splat.kernels.raster_backward import RasterGradients, rasterize_backward
