@@ -224,14 +224,17 @@ def arguments_of(*commands: type[Any]) -> Arguments:
 def _collect(command: type[Any], prefix: str, arity: dict[str, int | None]) -> None:
     hints = typing.get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
-        hint, marks = hints[field.name], ()
+        hint: Any = hints[field.name]
+        marks: tuple[Any, ...] = ()
         if typing.get_origin(hint) is Annotated:
             hint, marks = hint.__origin__, hint.__metadata__
         name = prefix + field.name.replace("_", "-")
         if not field.init or tyro.conf.Positional in marks:
             continue
         if dataclasses.is_dataclass(hint):
-            _collect(hint, prefix if tyro.conf.OmitArgPrefixes in marks else f"{name}.", arity)  # type: ignore[arg-type]
+            # Both ways of leaving out a group's name: for the group and all in it, and for the group alone.
+            bare = tyro.conf.OmitArgPrefixes in marks or any(getattr(mark, "name", None) == "" for mark in marks)
+            _collect(hint, prefix if bare else f"{name}.", arity)  # type: ignore[arg-type]
         elif hint is bool:
             arity |= {f"--{name}": 0, f"--{prefix}no-{name.removeprefix(prefix)}": 0}
         else:

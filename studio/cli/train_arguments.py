@@ -198,7 +198,10 @@ def _group(entry: PluginEntry) -> str:
 
 
 def _placed(config: type[Any]) -> Any:
-    """Options without a prefix; nested dataclasses keep theirs, so that equal names in two of them do not clash."""
+    """Options without a prefix; nested dataclasses keep theirs, so that equal names in two of them do not clash.
+
+    tyro gives a group without any prefix the title of the common options, hence the other way for flat ones.
+    """
     hints = typing.get_type_hints(config)
     nested = any(dataclasses.is_dataclass(hints[field.name]) for field in dataclasses.fields(config))
     mark: Any = tyro.conf.arg(name="") if nested else tyro.conf.OmitArgPrefixes
@@ -255,7 +258,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
             f"{given[0]} cannot be given with --resume: a resumed run keeps what it was started with.",
             fix="Only --steps, --budget, --device and the intervals may change; start a new run for the rest.",
         )
-    request = parse(Resume, argv, prog=f"{PROG} --resume RUN")
+    request = parse(Resume, argv, prog=f"{PROG} --resume RUN", positionals=2)
     assert request.run.resume is not None
     folder = RunFolder.open(request.run.resume)
     config = folder.read_config()
