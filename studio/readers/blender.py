@@ -70,7 +70,7 @@ def read_split_files(
             if split == "train" or chosen:
                 raise StudioError(f"{path}: there is no such file.", fix=_others(root))
             if split == "test":
-                notes += [f"no {default}, but {p.name}: choose it with --data.test-file" for p in _test_files(root)]
+                notes += [f"no {default}, but {p.name}: choose it with --test-file" for p in _test_files(root)]
             continue
         file = read_transforms_file(path, finder, split)
         total = len(file.frames) + len(file.missing)

@@ -114,7 +114,7 @@ class ColmapReader:
         if not frames:
             raise StudioError(
                 f"{photos}: holds none of the {len(images)} photos of the model {folder} (first: {missing[0]}).",
-                fix="Name the folder of the photos with --data.images.",
+                fix="Name the folder of the photos with --images.",
             )
         notes += absent_note(image_path.name, missing, len(images))
         if masks:
@@ -159,14 +159,14 @@ def _choose_model(root: Path, wanted: str | None) -> tuple[Path, list[str]]:
         if not _is_complete(folder):
             raise StudioError(
                 f"{folder}: not a COLMAP model with cameras and images (.bin or .txt).",
-                fix="Name its folder with --data.model, such as sparse/0.",
+                fix="Name its folder with --colmap-model, such as sparse/0.",
             )
         return folder, []
     complete = [p for p in _candidates(root) if _is_complete(p)]
     if not complete:
         raise StudioError(
             f"{root}: no COLMAP model with cameras and images (.bin or .txt) in sparse/0, sparse or a subfolder.",
-            fix="Name its folder with --data.model.",
+            fix="Name its folder with --colmap-model.",
         )
     siblings = [
         p for p in complete if p.parent == complete[0].parent and p.name.isdigit() == complete[0].name.isdigit()

@@ -43,7 +43,7 @@ class LlffReader:
         photos = list_photos(folder)
         if not photos:
             raise StudioError(
-                f"{folder}: there are no photos.", fix="Put the photos there, or name their folder with --data.images."
+                f"{folder}: there are no photos.", fix="Put the photos there, or name their folder with --images."
             )
         if len(photos) != len(table):
             raise StudioError(
@@ -150,7 +150,7 @@ def _lens_beside(model: Path | None, stated: tuple[int, int], focal: float) -> t
     strength = float(lens.distortion.abs().max())
     return lens, [
         f"the lens distortion ({strength:.3g}) is taken from {path.parent.name}/{path.name}; published figures of this "
-        "format ignore it, as does --data.ignore-distortion"
+        "format ignore it, as does --ignore-distortion"
     ]
 
 

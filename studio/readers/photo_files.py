@@ -38,7 +38,7 @@ def images_folder(root: Path, wanted: str | None) -> Path:
     if not numbered:
         raise StudioError(
             f"{root}: there is no folder 'images' or 'images_N' with the photos.",
-            fix="Put the photos into 'images', or name their folder with --data.images.",
+            fix="Put the photos into 'images', or name their folder with --images.",
         )
     return min(numbered)[1]
 

@@ -19,7 +19,7 @@ ENTRY_POINT_GROUP = "studio.readers"
 class ReadOptions:
     """What a user may tell a reader; every field is optional, and readers ignore what does not concern them.
 
-    The command line offers each field as ``--data.<field-name>``.
+    The command line offers each field as a flag (``--test-file``); the model is ``--colmap-model`` there.
     """
 
     file: str | None = None
@@ -43,7 +43,7 @@ class Reader(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name, as in ``--data.format`` and `Scene.format`."""
+        """Short name, as in ``--format`` and `Scene.format`."""
 
     def detect(self, root: Path) -> str | None:
         """None if the folder holds this format, else what is missing for it ("no transforms.json").

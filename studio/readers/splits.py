@@ -31,9 +31,9 @@ def refuse_absent_test_photos(path: Path, missing: Sequence[str], total: int, fi
         return
     complete = _complete_sibling(path, finder)
     if complete is not None:
-        fix = f"Choose {complete.name}, whose photos are all here: --data.test-file {complete.name}"
+        fix = f"Choose {complete.name}, whose photos are all here: --test-file {complete.name}"
     else:
-        fix = f"Add the photos, or leave the absent ones out with --data.test-file {path.name}"
+        fix = f"Add the photos, or leave the absent ones out with --test-file {path.name}"
     raise StudioError(
         f"{path}: the test split names absent photos ({len(missing)} of {total}, first: {missing[0]}).", fix=fix
     )

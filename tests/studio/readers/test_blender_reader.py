@@ -56,7 +56,7 @@ def test_absent_val_is_only_a_note(synthetic):
 def test_test_split_with_absent_photos(synthetic):
     root = synthetic(present=lambda split, i: split != "test" or i < 3)
     message = r"transforms_test\.json: the test split names absent photos \(1 of 4, first: \./test/003\)\. "
-    with pytest.raises(StudioError, match=message + r"Add the photos, or .*--data\.test-file transforms_test\.json"):
+    with pytest.raises(StudioError, match=message + r"Add the photos, or .*--test-file transforms_test\.json"):
         load_scene(root)
     # Choosing the file accepts that some of its photos are absent.
     scene = load_scene(root, test_file="transforms_test.json")
@@ -89,7 +89,7 @@ def test_without_other_splits_photos_are_held_out(synthetic):
 def test_a_test_file_of_another_name_is_mentioned(synthetic):
     root = synthetic()
     (root / "transforms_test.json").rename(root / "transforms_test4.json")
-    note = "no transforms_test.json, but transforms_test4.json: choose it with --data.test-file"
+    note = "no transforms_test.json, but transforms_test4.json: choose it with --test-file"
     assert note in load_scene(root).notes
     assert len(load_scene(root, test_file="transforms_test4.json").split("test")) == 4
 

@@ -174,7 +174,7 @@ def test_largest_submodel_is_used(tmp_path, write_colmap, write_photo):
         for n in scene.notes
     )
     assert len(load_scene(tmp_path, model="sparse/10").frames) == 3
-    with pytest.raises(StudioError, match=r"sparse/7: not a COLMAP model.*--data\.model"):
+    with pytest.raises(StudioError, match=r"sparse/7: not a COLMAP model.*--colmap-model"):
         load_scene(tmp_path, model="sparse/7")
 
 

@@ -169,10 +169,11 @@ def test_only_a_test_list_leaves_the_rest_for_training(transforms_scene):
 
 def test_a_photo_in_train_and_test_is_only_tested_on(transforms_scene):
     names = [f"images/{i:03d}.png" for i in range(4)]
-    scene = load(transforms_scene(4, top={"train_filenames": names, "test_filenames": names[:1]}))
-    assert [f.name for f in scene.split("test")] == names[:1]
-    assert names[0] not in [f.name for f in scene.split("train")]
+    scene = load(transforms_scene(4, top={"train_filenames": names, "test_filenames": names[1:2]}))
+    assert [f.name for f in scene.split("test")] == names[1:2]
+    assert names[1] not in [f.name for f in scene.split("train")]
     assert len(scene.frames) == 4
+    assert any(note.startswith("1 photos are named by more than one split") for note in scene.notes)
 
 
 def test_test_list_that_names_absent_photos(transforms_scene):

@@ -202,16 +202,16 @@ def test_memory_stays_within_the_bound(tmp_path):
     """Photos of many sizes, several times over, in a cache that holds a few of them."""
     rng = np.random.default_rng(0)
     made = []
-    for i in range(150):
+    for i in range(80):
         size = (int(rng.integers(8, 60)), int(rng.integers(8, 60)))
         Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3 + i % 2), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        made.append(make_frame(tmp_path / f"{i}.png", size, model="opencv", distortion=[0.01 * (i % 5)]))
-    limit = 100_000
+        made.append(make_frame(tmp_path / f"{i}.png", size, model="opencv", distortion=[0.01 * (i % 3)]))
+    limit = 60_000
     store = PhotoStore(made, cache_bytes=limit, undistort=True)
     alone = [PhotoStore([frame], undistort=True)[0].image for frame in made]
     peak = 0
-    for i in rng.integers(0, 150, 200):
-        store.prefetch(int(j) for j in rng.integers(0, 150, 10))
+    for i in rng.integers(0, 80, 120):
+        store.prefetch(int(j) for j in rng.integers(0, 80, 5))
         assert torch.equal(store[int(i)].image, alone[i])
         peak = max(peak, store.cached_bytes)
     store.close()
