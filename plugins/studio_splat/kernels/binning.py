@@ -105,7 +105,16 @@ def _clamped_int(value: float, low: int, high: int) -> int:
 
 @device
 def _measure_share(
-    records: Any, first: int, last: int, width: int, height: int, info: Any, spans: Any, span: int, room: int, keys: Any
+    records: Any,
+    first: int,
+    last: int,
+    width: int,
+    height: int,
+    info: Any,
+    spans: Any,
+    span: int,
+    room: int,
+    keys: Any,
 ) -> tuple[int, int, int, int]:
     """Find the tile spans of the records `first` to `last`; write (depth key, index) of those drawn from `first` on.
 
@@ -195,7 +204,16 @@ def _measure_share(
 
 
 @kernel("i8(f4[:,::1], i8, i8, i8, u8[::1], u4[::1], u8[::1], i8[:,::1])", parallel=True)
-def _measure(records: Any, width: int, height: int, threads: int, info: Any, spans: Any, keys: Any, shares: Any) -> int:
+def _measure(
+    records: Any,
+    width: int,
+    height: int,
+    threads: int,
+    info: Any,
+    spans: Any,
+    keys: Any,
+    shares: Any,
+) -> int:
     """Measure all records; `shares` (threads, 4) gets each share's drawn, spans and key range. Returns spans needed."""
     count = records.shape[0]
     room = spans.shape[0] // threads
@@ -230,7 +248,16 @@ def _count_digits(keys: Any, first: int, last: int, base: int, shift: int, histo
 
 
 @device
-def _move_by_digit(keys: Any, first: int, last: int, base: int, shift: int, histogram: Any, t: int, out: Any) -> None:
+def _move_by_digit(
+    keys: Any,
+    first: int,
+    last: int,
+    base: int,
+    shift: int,
+    histogram: Any,
+    t: int,
+    out: Any,
+) -> None:
     mask = np.uint64(histogram.shape[1] - 1)
     for i in range(first, last):
         key = keys[i]
@@ -245,18 +272,33 @@ def _ask_ahead(order: Any, j: int, last: int, info: Any, spans: Any) -> None:
     far = element(order, min(j + 2 * _AHEAD, last - 1))
     prefetch(info, np.int64(far & np.uint64(0xFFFFFFFF)))
     near = element(order, min(j + _AHEAD, last - 1))
-    prefetch(spans, np.int64(element(info, np.int64(near & np.uint64(0xFFFFFFFF))) >> np.uint64(32)))
+    prefetch(
+        spans,
+        np.int64(element(info, np.int64(near & np.uint64(0xFFFFFFFF))) >> np.uint64(32)),
+    )
 
 
 @inline
 def _located(where: np.uint64) -> tuple[int, int, int]:
     """(first span, number of spans, first tile row) from an entry of `info`."""
-    return np.int64(where >> np.uint64(32)), np.int64(where) & 0xFFFF, np.int64(where >> np.uint64(16)) & 0xFFFF
+    return (
+        np.int64(where >> np.uint64(32)),
+        np.int64(where) & 0xFFFF,
+        np.int64(where >> np.uint64(16)) & 0xFFFF,
+    )
 
 
 @device
 def _count_tiles(
-    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, histogram: Any, base: int, tiles: int
+    order: Any,
+    first: int,
+    last: int,
+    columns: int,
+    info: Any,
+    spans: Any,
+    histogram: Any,
+    base: int,
+    tiles: int,
 ) -> None:
     """Histogram of the tiles of the splats `first` to `last` of the depth order, at `base` of `histogram`."""
     for tile in range(base, base + tiles + 1):
@@ -299,6 +341,74 @@ def _place_lists(histogram: Any, first: int, last: int, offset: int, start: Any,
         count[tile] = offset - start[tile]
 
 
+@device
+def _order_share(
+    stage: int,
+    t: int,
+    keys: Any,
+    scratch: Any,
+    shares: Any,
+    count: int,
+    drawn: int,
+    base: int,
+    columns: int,
+    bits: int,
+    passes: int,
+    info: Any,
+    spans: Any,
+    digits: Any,
+    histogram: Any,
+    start: Any,
+    tile_count: Any,
+    totals: Any,
+) -> None:
+    """One thread's share of one stage of :func:`_order`."""
+    threads = shares.shape[0]
+    chunks = histogram.shape[0]
+    tiles = histogram.shape[1] - 1
+    step = stage // 2
+    swapped = min(step, passes) % 2 == 1
+    source = scratch if swapped else keys
+    if step < passes:
+        # The first pass also closes the gaps between the shares of the measuring stage.
+        first = share(count, t, threads) if step == 0 else share(drawn, t, threads)
+        last = first + shares[t, 0] if step == 0 else share(drawn, t + 1, threads)
+        shift = np.uint64(32 + step * bits)
+        if stage % 2 == 0:
+            _count_digits(source, first, last, base, shift, digits, t)
+        else:
+            _move_by_digit(
+                source,
+                first,
+                last,
+                base,
+                shift,
+                digits,
+                t,
+                keys if swapped else scratch,
+            )
+    elif stage == 2 * passes:
+        # A thread takes one chunk from the near end and one from the far end: near splats are the large ones.
+        for chunk in (t, chunks - 1 - t):
+            _count_tiles(
+                source,
+                share(drawn, chunk, chunks),
+                share(drawn, chunk + 1, chunks),
+                columns,
+                info,
+                spans,
+                histogram.reshape(-1),
+                chunk * (tiles + 1),
+                tiles,
+            )
+    else:
+        first, last = share(tiles, t, threads), share(tiles, t + 1, threads)
+        if stage == 2 * passes + 1:
+            totals[t] = _sum_tiles(histogram, first, last)
+        else:
+            _place_lists(histogram, first, last, totals[t], start, tile_count)
+
+
 @kernel(
     "i8(u8[::1], u8[::1], i8[:,::1], i8, i8, i8, i8, u8[::1], u4[::1], i4[:,::1], i4[:,::1], i8[::1],"
     " i4[::1], i8[::1])",
@@ -331,69 +441,59 @@ def _order(
         drawn += shares[t, 0]
         lowest = min(lowest, shares[t, 2])
     base = np.uint64(lowest) << np.uint64(32)
-    radix = 1 << bits
-
-    for step in range(passes):
-        source = keys if step % 2 == 0 else scratch
-        target = scratch if step % 2 == 0 else keys
-        shift = np.uint64(32 + step * bits)
-        for part in prange(threads):
-            t = np.int64(part)
-            # The first pass also closes the gaps between the shares of the measuring stage.
-            first = share(count, t, threads) if step == 0 else share(drawn, t, threads)
-            last = first + shares[t, 0] if step == 0 else share(drawn, t + 1, threads)
-            _count_digits(source, first, last, base, shift, digits, t)
-        offset = 0
-        for digit in range(radix):
-            for t in range(threads):
-                here = digits[t, digit]
-                digits[t, digit] = offset
-                offset += here
-        for part in prange(threads):
-            t = np.int64(part)
-            first = share(count, t, threads) if step == 0 else share(drawn, t, threads)
-            last = first + shares[t, 0] if step == 0 else share(drawn, t + 1, threads)
-            _move_by_digit(source, first, last, base, shift, digits, t, target)
-
-    order = keys if passes % 2 == 0 else scratch
-    chunks = histogram.shape[0]
     tiles = histogram.shape[1] - 1
-    for part in prange(threads):
-        t = np.int64(part)
-        # A thread takes one chunk from the near end and one from the far end: near splats are the large ones.
-        for chunk in (t, chunks - 1 - t):
-            _count_tiles(
-                order,
-                share(drawn, chunk, chunks),
-                share(drawn, chunk + 1, chunks),
-                columns,
-                info,
-                spans,
-                histogram.reshape(-1),
-                chunk * (tiles + 1),
-                tiles,
-            )
-    for part in prange(threads):
-        t = np.int64(part)
-        totals[t] = _sum_tiles(histogram, share(tiles, t, threads), share(tiles, t + 1, threads))
     pairs = 0
-    for t in range(threads):
-        here = totals[t]
-        totals[t] = pairs
-        pairs += here
-    if pairs <= 2147483647:
-        for part in prange(threads):
-            t = np.int64(part)
-            _place_lists(
-                histogram, share(tiles, t, threads), share(tiles, t + 1, threads), totals[t], start, tile_count
-            )
+    # All stages through one parallel loop: each such loop in the source costs most of a second to compile.
+    for stage in range(2 * passes + 3):
+        if pairs <= _MAX_PAIRS:
+            for part in prange(threads):
+                _order_share(
+                    stage,
+                    np.int64(part),  # Numba counts prange in uint64, which turns into float64 beside an int64
+                    keys,
+                    scratch,
+                    shares,
+                    count,
+                    drawn,
+                    base,
+                    columns,
+                    bits,
+                    passes,
+                    info,
+                    spans,
+                    digits,
+                    histogram,
+                    start,
+                    tile_count,
+                    totals,
+                )
+        if stage < 2 * passes and stage % 2 == 0:
+            offset = 0
+            for digit in range(digits.shape[1]):
+                for t in range(threads):
+                    here = digits[t, digit]
+                    digits[t, digit] = offset
+                    offset += here
+        elif stage == 2 * passes + 1:
+            for t in range(threads):
+                here = totals[t]
+                totals[t] = pairs
+                pairs += here
     start[tiles] = pairs
     return pairs
 
 
 @device
 def _fill_lists(
-    order: Any, first: int, last: int, columns: int, info: Any, spans: Any, cursor: Any, base: int, ids: Any
+    order: Any,
+    first: int,
+    last: int,
+    columns: int,
+    info: Any,
+    spans: Any,
+    cursor: Any,
+    base: int,
+    ids: Any,
 ) -> None:
     for j in range(first, last):
         _ask_ahead(order, j, last, info, spans)
@@ -469,7 +569,20 @@ def _order_splats(
     tile_count = workspace.array("bin.count", (tiles,), np.int32)
     totals = workspace.array("bin.totals", (threads,), np.int64)
     pairs = _order(
-        keys, scratch, shares, count, columns, bits, passes, info, spans, digits, cursor, start, tile_count, totals
+        keys,
+        scratch,
+        shares,
+        count,
+        columns,
+        bits,
+        passes,
+        info,
+        spans,
+        digits,
+        cursor,
+        start,
+        tile_count,
+        totals,
     )
     return pairs, drawn, (keys if passes % 2 == 0 else scratch), spans, cursor
 

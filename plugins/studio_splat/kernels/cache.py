@@ -56,7 +56,12 @@ def source_hash(folder: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in sorted((folder or Path(__file__).parent).glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    versions = (platform.python_version(), numba.__version__, binding.llvm_version_info, _cpu_identity())
+    versions = (
+        platform.python_version(),
+        numba.__version__,
+        binding.llvm_version_info,
+        _cpu_identity(),
+    )
     digest.update(repr(versions).encode())
     return digest.hexdigest()[:16]
 
@@ -71,10 +76,16 @@ def _find_cache_dir() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except (OSError, RuntimeError) as problem:  # Path.home() raises RuntimeError without a home directory
+    except (
+        OSError,
+        RuntimeError,
+    ) as problem:  # Path.home() raises RuntimeError without a home directory
         # A fresh private folder rather than a shared name in /tmp: cache files are code, and must not come from others.
         folder = Path(tempfile.mkdtemp(prefix=f"neural-studio-kernels-{key}-"))
-        _log.warning("kernel cache not writable (%s): the CPU kernels are compiled anew in each process", problem)
+        _log.warning(
+            "kernel cache not writable (%s): the CPU kernels are compiled anew in each process",
+            problem,
+        )
         return folder
 
 
@@ -242,11 +253,20 @@ def kernel(signature: str, *, parallel: bool = False) -> Callable[[Callable[...,
     return lambda function: Kernel(function, signature, parallel)
 
 
+# Never called from Python, so wrappers for that would only cost compile time.
+_DEVICE = {
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """Declare a function called by kernels only and always inlined into them."""
-    return _njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return _njit(**_DEVICE, forceinline=True)(function)
 
 
 def device(function: Callable[..., Any]) -> Any:
     """Declare a function called by kernels only and left to the compiler to inline or not."""
-    return _njit(nogil=True, error_model="numpy")(function)
+    return _njit(**_DEVICE)(function)

@@ -123,7 +123,10 @@ def _find_shared(info: Any, first: int, last: int, columns: int, bounds: Any, sl
     return found - first
 
 
-@kernel("i8(u8[::1], i4[::1], i8, u1[::1], f4[:,::1], f4[:,::1], i8[::1], i4[::1], i4[::1], i8[::1])", parallel=True)
+@kernel(
+    "i8(u8[::1], i4[::1], i8, u1[::1], f4[:,::1], f4[:,::1], i8[::1], i4[::1], i4[::1], i8[::1])",
+    parallel=True,
+)
 def _prepare(
     info: Any,
     count: Any,
@@ -157,7 +160,13 @@ def _prepare(
     for part in prange(threads):
         t = np.int64(part)
         blocks = touched.shape[0]
-        _clear_blocks(touched, share(blocks, t, threads), share(blocks, t + 1, threads), rows, feature_rows)
+        _clear_blocks(
+            touched,
+            share(blocks, t, threads),
+            share(blocks, t + 1, threads),
+            rows,
+            feature_rows,
+        )
         first = share(splats, t, threads)
         found[t] = _find_shared(info, first, share(splats, t + 1, threads), columns, bounds, slot, shared)
     total = 0
@@ -301,7 +310,11 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
         stage = scratch_base + (planes + 1) * PIXELS
         lane = lane_index()
         # g leaves out the ln 2 of d2^p/dp; every sum but those of the channels (6 to 9) takes it here.
-        scale = select((lane < np.int32(6)) | (lane >= np.int32(10)), np.float32(LN2), np.float32(1.0))
+        scale = select(
+            (lane < np.int32(6)) | (lane >= np.int32(10)),
+            np.float32(LN2),
+            np.float32(1.0),
+        )
         for tile in range(first_tile, last_tile):
             tile_row = tile // columns
             column = tile - tile_row * columns
@@ -340,9 +353,16 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                         d = filled(0.0)
                         for plane in range(planes):
                             value = broadcast(features, index * planes + plane)
-                            d = accumulate(d, load_plane(scratch, scratch_base + plane * PIXELS), value)
+                            d = accumulate(
+                                d,
+                                load_plane(scratch, scratch_base + plane * PIXELS),
+                                value,
+                            )
                     else:
-                        d = scaled(load_plane(scratch, scratch_base), broadcast(records, base + 6))
+                        d = scaled(
+                            load_plane(scratch, scratch_base),
+                            broadcast(records, base + 6),
+                        )
                         v = load_plane(scratch, scratch_base + PIXELS)
                         d = accumulate(d, v, broadcast(records, base + 7))
                         v = load_plane(scratch, scratch_base + 2 * PIXELS)
@@ -385,7 +405,11 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                     store(scratch, sums + 3 * LANES, fma(dy_left, left, dy_right * right))
                     top_moment = (g0 + g1) * top
                     bottom_moment = (g2 + g3) * bottom
-                    store(scratch, sums + 4 * LANES, fma(top_moment, top, bottom_moment * bottom))
+                    store(
+                        scratch,
+                        sums + 4 * LANES,
+                        fma(top_moment, top, bottom_moment * bottom),
+                    )
                     store(scratch, sums + 5 * LANES, sum_left + sum_right)
                     if channels == 0:
                         store_plane(scratch, at, weights)
@@ -432,7 +456,22 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                     if absgrad:
                         abs_x = load(scratch, sums + 10 * LANES)
                         abs_y = load(scratch, sums + 11 * LANES)
-                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue, depth, abs_x, abs_y))
+                        row = sum_rows(
+                            (
+                                x,
+                                y,
+                                xx,
+                                xy,
+                                yy,
+                                one,
+                                red,
+                                green,
+                                blue,
+                                depth,
+                                abs_x,
+                                abs_y,
+                            )
+                        )
                     elif channels == 4:
                         row = sum_rows((x, y, xx, xy, yy, one, red, green, blue, depth))
                     elif channels == 3:
@@ -442,10 +481,18 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                     own = np.int64(element(slot, index))
                     touched[index >> 4] = 1
                     if own < 0:
-                        store(rows, index * RECORD, fma(row, scale, load(rows, index * RECORD)))
+                        store(
+                            rows,
+                            index * RECORD,
+                            fma(row, scale, load(rows, index * RECORD)),
+                        )
                     else:
                         own += own_base
-                        store(own_rows, own * RECORD, fma(row, scale, load(own_rows, own * RECORD)))
+                        store(
+                            own_rows,
+                            own * RECORD,
+                            fma(row, scale, load(own_rows, own * RECORD)),
+                        )
                     if channels == 0:
                         weights = load_plane(scratch, at)
                         for plane in range(planes):
@@ -476,7 +523,15 @@ def _clear_own(own_rows: Any, own_feature_rows: Any, planes: int, first: int, la
 
 @device
 def _merge_shared(
-    shared: Any, first: int, last: int, count: int, threads: int, rows: Any, own: Any, features: Any, own_features: Any
+    shared: Any,
+    first: int,
+    last: int,
+    count: int,
+    threads: int,
+    rows: Any,
+    own: Any,
+    features: Any,
+    own_features: Any,
 ) -> None:
     """Add up the threads' own rows of the shared splats `first` to `last`; nobody else has written to their rows."""
     planes = features.shape[1]
@@ -528,66 +583,72 @@ def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
         scratch: Any,
     ) -> None:
         threads = bounds.shape[0] - 1
-        for part in prange(threads):
-            t = np.int64(part)
-            _clear_own(
-                own_rows, own_feature_rows.reshape(-1), feature_rows.shape[1], t * shared_count, (t + 1) * shared_count
-            )
-            args = (
-                records,
-                features,
-                ids,
-                start,
-                count,
-                bounds[t],
-                bounds[t + 1],
-                width,
-                height,
-                image.shape[0],
-                image.reshape(-1),
-                transmittance.reshape(-1),
-                v_image.reshape(-1),
-                v_transmittance.reshape(-1),
-                slot,
-                rows,
-                own_rows,
-                t * shared_count,
-                feature_rows.reshape(-1),
-                own_feature_rows.reshape(-1),
-                touched,
-                v_background.reshape(-1),
-                t * v_background.shape[1],
-                scratch.reshape(-1),
-                t * scratch.shape[1],
-            )
-            if channels == 0:
-                if absgrad:
-                    _gradients_features_abs(*args)
+        # Tiles first, then the shared rows, through one parallel loop: each one costs most of a second to compile.
+        for stage in range(2):
+            for part in prange(threads):
+                t = np.int64(part)
+                if stage == 1:
+                    _merge_shared(
+                        shared,
+                        share(shared_count, t, threads),
+                        share(shared_count, t + 1, threads),
+                        shared_count,
+                        threads,
+                        rows,
+                        own_rows,
+                        feature_rows,
+                        own_feature_rows.reshape(-1),
+                    )
                 else:
-                    _gradients_features(*args)
-            elif channels == 3:
-                if absgrad:
-                    _gradients_rgb_abs(*args)
-                else:
-                    _gradients_rgb(*args)
-            else:
-                if absgrad:
-                    _gradients_rgbd_abs(*args)
-                else:
-                    _gradients_rgbd(*args)
-        for part in prange(threads):
-            t = np.int64(part)
-            _merge_shared(
-                shared,
-                share(shared_count, t, threads),
-                share(shared_count, t + 1, threads),
-                shared_count,
-                threads,
-                rows,
-                own_rows,
-                feature_rows,
-                own_feature_rows.reshape(-1),
-            )
+                    _clear_own(
+                        own_rows,
+                        own_feature_rows.reshape(-1),
+                        feature_rows.shape[1],
+                        t * shared_count,
+                        (t + 1) * shared_count,
+                    )
+                    args = (
+                        records,
+                        features,
+                        ids,
+                        start,
+                        count,
+                        bounds[t],
+                        bounds[t + 1],
+                        width,
+                        height,
+                        image.shape[0],
+                        image.reshape(-1),
+                        transmittance.reshape(-1),
+                        v_image.reshape(-1),
+                        v_transmittance.reshape(-1),
+                        slot,
+                        rows,
+                        own_rows,
+                        t * shared_count,
+                        feature_rows.reshape(-1),
+                        own_feature_rows.reshape(-1),
+                        touched,
+                        v_background.reshape(-1),
+                        t * v_background.shape[1],
+                        scratch.reshape(-1),
+                        t * scratch.shape[1],
+                    )
+                    if channels == 0:
+                        if absgrad:
+                            _gradients_features_abs(*args)
+                        else:
+                            _gradients_features(*args)
+                    elif channels == 3:
+                        if absgrad:
+                            _gradients_rgb_abs(*args)
+                        else:
+                            _gradients_rgb(*args)
+                    else:
+                        if absgrad:
+                            _gradients_rgbd_abs(*args)
+                        else:
+                            _gradients_rgbd(*args)
 
     return backward
 
@@ -659,7 +720,16 @@ def rasterize_backward(
     shared = workspace.array("backward.shared", (count,), np.int32)
     found = workspace.array("backward.found", (threads,), np.int64)
     shared_count = _prepare(
-        tiles.info, tiles.count, tiles.columns, touched, rows, feature_rows, bounds, slot, shared, found
+        tiles.info,
+        tiles.count,
+        tiles.columns,
+        touched,
+        rows,
+        feature_rows,
+        bounds,
+        slot,
+        shared,
+        found,
     )
     own_rows = workspace.array("backward.own_rows", (threads * shared_count, RECORD))
     own_feature_rows = workspace.array("backward.own_features", (threads * shared_count, feature_planes))

@@ -554,15 +554,16 @@ _ROUND = 12582912.0  # 1.5·2^23: adding it leaves the nearest whole number in t
 
 @inline
 def exp2(x: Any) -> Any:
-    """2^x with relative error below 1.5e-7, for x in [-126, 127); other lanes give some number, never a trap.
+    """2^x with relative error below 1.7e-7, exact for whole x, for x in [-126, 127); elsewhere some number, no trap.
 
-    x = n + f with f in [-1/2, 1/2]: a degree-5 minimax polynomial in f, then n added to the exponent bits.
+    x = n + f with f in [-1/2, 1/2]: a degree-5 minimax polynomial with constant term 1 in f, then n added to the
+    exponent bits.
     """
     shifted = x + _ROUND
     f = x - (shifted - _ROUND)
-    p = fma(f, 1.3276472e-3, 9.6755410e-3)
-    p = fma(p, f, 5.5507131e-2)
-    p = fma(p, f, 2.4022120e-1)
-    p = fma(p, f, 6.9314694e-1)
-    p = fma(p, f, 1.0000001)
+    p = fma(f, 1.326472032815218e-3, 9.671512991189957e-3)
+    p = fma(p, f, 5.550733581185341e-2)
+    p = fma(p, f, 2.4022242426872253e-1)
+    p = fma(p, f, 6.931470036506653e-1)
+    p = fma(p, f, 1.0)
     return from_bits(bits_of(p) + (bits_of(shifted) << 23))
