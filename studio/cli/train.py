@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str], started: float) -> int:
         announce(f"stopped at step {result.step:,}, all saved")
         _say_how_to_resume(console, prepared)
         return INTERRUPTED
-    _say_result(console, prepared, result)
+    _say_result(console, prepared, result, line.figures)
     return 0
 
 
@@ -112,12 +112,12 @@ def _say_how_to_resume(console: Console, prepared: Prepared) -> None:
         console.print("stopped before the first checkpoint; nothing to resume")
 
 
-def _say_result(console: Console, prepared: Prepared, result: TrainingResult) -> None:
-    facts = [f"{result.step:,} steps in {format_duration(result.seconds)}"]
+def _say_result(console: Console, prepared: Prepared, result: TrainingResult, figures: Mapping[str, float]) -> None:
+    facts = [f"{result.step:,} step{'s' if result.step != 1 else ''} in {format_duration(result.seconds)}"]
     if result.reason == "budget":
         facts[0] += " (the budget is used up)"
-    if "psnr" in result.figures:
-        facts.append(f"PSNR {result.figures['psnr']:.2f} dB on the last training batch")
+    if "psnr" in figures:
+        facts.append(f"PSNR {figures['psnr']:.2f} dB on training photos")
     facts += [f"{value:,} {name}" for name, value in prepared.plugin.status().items() if isinstance(value, int)]
     console.print(f"[bold green]done[/]: {', '.join(facts)}")
     run = shown(prepared.run.path)

@@ -24,6 +24,8 @@ from studio.training.checkpoint import load_state
 from studio.training.loop import restore_plugin
 from studio.training.run import RunConfig, RunFolder
 
+_WARM_UP_WIDTH = 32
+
 
 @dataclass
 class LoadedRun:
@@ -177,6 +179,9 @@ def evaluate_field(
     if limit is not None and limit < len(photos):
         chosen = range(0, len(photos), -(-len(photos) // limit))
     scores, masked = [], False
+    # Compiles kernels and fills caches, so that the first photo's time is that of a render.
+    first = photos.get(chosen[0]).camera
+    field.render(first.rescale(min(_WARM_UP_WIDTH / first.size[0], 1.0)).to(field.device), ("rgb",))
     for index in chosen:
         photo = photos.get(index)
         started = time.perf_counter()

@@ -61,6 +61,8 @@ class ProgressLine(Observer):
     """
 
     plain_seconds = 5.0
+    smoothing = 0.8
+    """Share of the past in the shown loss and PSNR: a single batch says little. The logs keep the raw figures."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -69,6 +71,9 @@ class ProgressLine(Observer):
         self._seen: tuple[float, int] | None = None
         self._rate = 0.0
         self._printed = 0.0
+        self._line = ""
+        self.figures: dict[str, float] = {}
+        """The figures as shown, smoothed."""
 
     def on_start(self, trainer: Trainer) -> None:
         self._progress = Progress(
@@ -90,7 +95,10 @@ class ProgressLine(Observer):
             rate = (step - self._seen[1]) / max(now - self._seen[0], 1e-9)
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
         self._seen = (now, step)
-        text = self._describe(trainer, step, figures)
+        for name, value in figures.items():
+            before = self.figures.get(name, value)
+            self.figures[name] = self.smoothing * before + (1 - self.smoothing) * value
+        text = self._describe(trainer, step, self.figures)
         self._progress.update(self._task, completed=self._share(trainer), figures=text)
         if not self._console.is_terminal and (step == 1 or now - self._printed >= self.plain_seconds):
             self._printed = now
@@ -98,7 +106,7 @@ class ProgressLine(Observer):
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
         if self._progress is not None:
-            text = self._describe(trainer, result.step, result.figures)
+            text = self._describe(trainer, result.step, self.figures)
             share = self._share(trainer) if result.reason == "interrupted" else 1.0
             self._progress.update(self._task, completed=share, figures=text)
             if not self._console.is_terminal:
@@ -112,7 +120,9 @@ class ProgressLine(Observer):
             self._progress = None
 
     def _print_line(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        if text != self._line:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._line = text
 
     @staticmethod
     def _share(trainer: Trainer) -> float:

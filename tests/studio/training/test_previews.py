@@ -1,0 +1,113 @@
+"""Previews: what is drawn, and that a preview that fails does not end a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from studio.errors import StudioError
+from studio.plugin import DataInfo, Generator, PluginConfig
+from studio.registry import find_plugin, load_config_class
+from studio.training.observers import Previews
+from studio.training.previews import FieldPainter, GeneratorPainter, scatter
+from studio.training.start import TrainOptions, prepare
+
+
+class Given(Generator):
+    """Returns what it was given, and remembers the generator's first draw."""
+
+    def __init__(self, shape: tuple[int, ...], samples: Tensor | list[str]) -> None:
+        super().__init__(PluginConfig(), DataInfo(shape))
+        self.samples = samples
+        self.draws: list[float] = []
+
+    def sample(self, n: int, condition: Any = None, generator: torch.Generator | None = None) -> Any:
+        self.draws.append(float(torch.rand((), generator=generator)))
+        return self.samples
+
+
+class Nothing:
+    """A data set whose samples are never asked for."""
+
+    name, sample_shape, num_classes, class_names = "nothing", (1,), None, ()
+
+    def __len__(self) -> int:
+        return 0
+
+    def batch(self, indices: Any) -> tuple[Tensor, None]:
+        raise AssertionError
+
+
+def test_pictures_are_a_grid_and_the_noise_is_always_the_same(tmp_path: Path) -> None:
+    pictures = torch.zeros(4, 1, 10, 10)
+    pictures[2] = 0.5
+    plugin = Given((1, 10, 10), pictures)
+    paint = GeneratorPainter(plugin, Nothing(), seed=3)
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / name)
+    assert plugin.draws[0] == plugin.draws[1]
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert pixels.shape[2] == 3
+    assert (pixels == 128).all(axis=-1).sum() == 100
+
+
+def test_texts_are_lines(tmp_path: Path) -> None:
+    GeneratorPainter(Given((8,), ["one", "zwei"]), Nothing(), seed=0)(tmp_path / "step.png")
+    assert (tmp_path / "step.txt").read_text(encoding="utf-8") == "one\nzwei\n"
+
+
+def test_points_lie_where_they_belong() -> None:
+    corners = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    picture = scatter(torch.tensor([[1.0, 1.0], [float("nan"), 0.0], [50.0, 0.0]]), corners, size=220)
+    blue = (picture[..., 2] > picture[..., 0] + 0.2).nonzero().float()
+    # The frame reaches 1.1 times as far as the data: x = 1 lies at 220 * (1 + 1 / 1.1) / 2 = 210, y up.
+    torch.testing.assert_close(blue.mean(dim=0) + 0.5, torch.tensor([10.0, 210.0]), atol=0.5, rtol=0)
+
+
+def test_a_field_is_drawn_beside_a_held_out_photo(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    config = load_config_class(find_plugin("toy-rays"))
+    job = prepare("toy-rays", tiny_scene, config(), TrainOptions(output=tmp_path / "runs", tensorboard=False))
+    assert job.scene is not None
+    FieldPainter(job.plugin, job.scene)(tmp_path / "p.png")
+    pixels = np.asarray(Image.open(tmp_path / "p.png"))
+    held_out = np.asarray(Image.open(tiny_scene / "photo_08.png"))
+    np.testing.assert_array_equal(pixels[-16:, :24], held_out)
+
+
+def test_a_preview_that_fails_is_told_once_and_training_goes_on(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path
+) -> None:
+    told: list[str] = []
+
+    def draw(path: Path) -> None:
+        raise StudioError("photo_08.png: gone.")
+
+    config = load_config_class(find_plugin("toy-rays"))(steps=5)
+    previews = Previews(draw, first_seconds=0.0, factor=1.0, tell=told.append)
+    job = prepare(
+        "toy-rays", tiny_scene, config, TrainOptions(output=tmp_path, tensorboard=False), observers=[previews]
+    )
+    assert job.train().step == 5
+    assert told == ["note: no more previews: photo_08.png: gone."]
+
+
+def test_other_errors_of_a_preview_are_not_hidden(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    def draw(path: Path) -> None:
+        raise ZeroDivisionError
+
+    config = load_config_class(find_plugin("toy-rays"))(steps=2)
+    job = prepare(
+        "toy-rays",
+        tiny_scene,
+        config,
+        TrainOptions(output=tmp_path, tensorboard=False),
+        observers=[Previews(draw, 0.0)],
+    )
+    with pytest.raises(ZeroDivisionError):
+        job.train()
