@@ -95,6 +95,7 @@ def warm_up(data: Path, options: TrainOptions, *, preset: str | None = None) -> 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, memory, versions, load and date, as plain data."""
+    import numba
     import torch
 
     found = cores()
@@ -104,6 +105,7 @@ def describe_machine() -> dict[str, Any]:
         "physical_cores": found.physical,
         "usable_threads": found.usable,
         "torch_threads": torch.get_num_threads(),
+        "numba_threads": numba.config.NUMBA_NUM_THREADS,
         "load_average": os.getloadavg()[0],
         "memory_gib": round(host_memory().total / 2**30, 1),
         "matmul_gflops": round(matmul_gflops(), 1),
