@@ -216,15 +216,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=72, help="paths a pixel")
     parser.add_argument("--points", type=int, default=7000, help="sparse points at most")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument(
-        "--variant", default="llvm_ad_rgb", help="Mitsuba variant; scalar_rgb needs no LLVM and is slower"
-    )
     parser.add_argument("--resume", action="store_true", help="keep photos that are already there")
     args = parser.parse_args()
 
     import mitsuba as mi
 
-    mi.set_variant(args.variant)
+    mi.set_variant("llvm_ad_rgb")
     from still_life.room import build
 
     start = time.perf_counter()
