@@ -12,6 +12,7 @@ from torch import Tensor
 
 from studio.cameras import Cameras
 from studio.scene import Photo
+from studio_splat.backends import BackendName
 from studio_splat.config import SplatConfig
 from studio_splat.schedule import LearningRates
 from studio_splat.strategy import Edit, RefineStats
@@ -48,8 +49,17 @@ class StepOptions:
 class Engine(Protocol):
     """Owns the parameters while training; the field reads them back with `parameters`."""
 
+    @property
+    def count(self) -> int:
+        """Gaussians now."""
+        ...
+
     def load(self, params: Mapping[str, Tensor]) -> None:
-        """Take over parameters; optimiser moments and statistics start at zero."""
+        """Take over parameters; optimiser moments and statistics start at zero.
+
+        Raises:
+            StudioError: There is not enough memory for them.
+        """
         ...
 
     def parameters(self) -> dict[str, Tensor]:
@@ -57,7 +67,12 @@ class Engine(Protocol):
         ...
 
     def step(self, target: Target, options: StepOptions) -> dict[str, float | Tensor]:
-        """One optimisation step; returns loss, l1, ssim, psnr."""
+        """One optimisation step on the Gaussians that the photo touches.
+
+        Returns:
+            loss (without regularisers), l1, ssim and psnr, of the picture before the step. The PSNR is that of
+            evaluation: values clamped to [0, 1], masked pixels left out.
+        """
         ...
 
     def stats(self) -> RefineStats:
@@ -79,13 +94,19 @@ class Engine(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Moments, counters and statistics; not the parameters."""
+        """Moments, counters, statistics and corrections, not the parameters; the same for all engines.
+
+        'steps', 'first' and 'second' (n, 11 + 3 (degree + 1)^2) with the columns of the training layout, 'statistics'
+        (n, 3), 'exposure' and 'poses'.
+        """
         ...
 
-    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state`, after `load` of the parameters that belong to it."""
+        ...
 
 
-def make_engine(backend: str, config: SplatConfig, num_photos: int) -> Engine:
+def make_engine(backend: BackendName, config: SplatConfig, num_photos: int) -> Engine:
     """The engine of a backend: 'cpu' is the fused one, 'cuda' and 'reference' go through autograd."""
     if backend == "cpu":
         from studio_splat.engine_cpu import CpuEngine

@@ -16,7 +16,17 @@ from studio_splat.config import SplatConfig
 from studio_splat.corrections import Exposure, PoseCorrection
 from studio_splat.engine import StepOptions, Target, psnr_from_mse
 from studio_splat.kernels.binning import bin_splats
-from studio_splat.kernels.layout import aligned_empty, aligned_zeros, block_rows, morton_order, pack, permute, unpack
+from studio_splat.kernels.layout import (
+    LANES,
+    aligned_empty,
+    aligned_zeros,
+    block_count,
+    block_rows,
+    morton_order,
+    pack,
+    permute,
+    unpack,
+)
 from studio_splat.kernels.loss import photometric_loss
 from studio_splat.kernels.noise import explore
 from studio_splat.kernels.photo import compose, mean_squared_error
@@ -26,10 +36,12 @@ from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import rasterize_forward
 from studio_splat.kernels.view import CameraModel, View
 from studio_splat.kernels.workspace import Workspace
+from studio_splat.memory import drawing_bytes, require_memory, training_bytes
+from studio_splat.normals import facing_normals
 from studio_splat.schedule import LearningRates
 from studio_splat.strategy import Edit, RefineStats
-from studio_splat.strategy.base import rotation_matrices
 
+_CPU = torch.device("cpu")
 _MODELS: dict[str, CameraModel] = {"pinhole": "pinhole", "orthographic": "ortho"}
 
 
@@ -42,7 +54,8 @@ class CpuEngine:
         self.sh_degree = config.sh_degree
         self.steps = 0
         self._blocks = aligned_zeros((0, block_rows(config.sh_degree), 16))
-        self._first = self._second = self._blocks
+        self._first: NDArray[np.float32] | None = None
+        self._second: NDArray[np.float32] | None = None
         self._statistics = aligned_zeros((0, STATISTICS_ROWS, 16))
         self._training, self._drawing = Workspace(), Workspace()
         self._exposure = Exposure(num_photos) if config.exposure else None
@@ -50,13 +63,27 @@ class CpuEngine:
 
     # ---- parameters ----------------------------------------------------------------------------------------------
     def load(self, params: Mapping[str, Tensor]) -> None:
-        self.count = params["means"].shape[0]
+        count = params["means"].shape[0]
+        require_memory(
+            f"Drawing {count:,} Gaussians", drawing_bytes(count, self.sh_degree), _CPU, fix="Use fewer Gaussians."
+        )
+        self.count = count
+        self.steps = 0
         self._blocks = _pack(params)
-        self._forget()
+        self._first = self._second = None
+        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, LANES))
 
-    def _forget(self) -> None:
-        self._first, self._second = aligned_zeros(self._blocks.shape), aligned_zeros(self._blocks.shape)
-        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, 16))
+    def _moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Adam's moments; there are none until something is trained."""
+        if self._first is None or self._second is None:
+            require_memory(
+                f"Training {self.count:,} Gaussians",
+                training_bytes(self.count, self.sh_degree) - drawing_bytes(self.count, self.sh_degree),
+                _CPU,
+                fix="Use fewer Gaussians.",
+            )
+            self._first, self._second = aligned_zeros(self._blocks.shape), aligned_zeros(self._blocks.shape)
+        return self._first, self._second
 
     def parameters(self) -> dict[str, Tensor]:
         arrays = {name: torch.from_numpy(value) for name, value in unpack(self._blocks, self.count).items()}
@@ -73,39 +100,46 @@ class CpuEngine:
     # ---- training ------------------------------------------------------------------------------------------------
     def step(self, target: Target, options: StepOptions) -> dict[str, float | Tensor]:
         work, photo = self._training, target.photo
-        pixels = photo.image.numpy()
+        pixels = np.ascontiguousarray(photo.image.numpy())
         height, width = pixels.shape[:2]
-        background = target.background.numpy()
+        background = target.background.float().numpy()
         wanted = work.array("step.target", (3, height, width))
         compose(pixels, background, wanted)
         camera = photo.camera
-        view = self._view(camera, None if self._poses is None else self._poses.matrix(target.index))
+        pose = camera.world_to_camera.double()
+        if self._poses is not None:
+            pose = self._poses.apply(target.index, pose)
+        view = self._view(camera, pose)
         records, radii = self._records(work)
         project_forward(self._blocks, view, options.sh_degree, records, radii)
         tiles = bin_splats(records, width, height, work)
         raster = rasterize_forward(records, tiles, work, background=background)
-        shown = raster.image if self._exposure is None else self._exposure.apply(target.index, raster.image)
+        shown = raster.image
+        if self._exposure is not None:
+            shown = _planes(self._exposure.apply(target.index, _colors(raster.image)), shown.shape)
         gradient = work.array("step.gradient", (3, height, width))
-        mask = None if photo.mask is None else photo.mask.numpy()
+        mask = None if photo.mask is None else np.ascontiguousarray(photo.mask.numpy())
         loss = photometric_loss(shown, wanted, gradient, ssim_weight=options.ssim_weight, mask=mask)
         figures: dict[str, float | Tensor] = {
             "loss": loss.loss,
             "l1": loss.l1,
             "ssim": loss.ssim,
-            "psnr": psnr_from_mse(mean_squared_error(shown, wanted)),
+            "psnr": psnr_from_mse(mean_squared_error(shown, wanted, mask)),
         }
         if not np.isfinite(loss.loss):
             # The parameters stay as they are: the loop stops here and names this step.
             return figures
         if self._exposure is not None:
-            gradient = self._exposure.backward(target.index, raster.image, gradient)
+            through = self._exposure.backward(target.index, _colors(raster.image), _colors(gradient))
+            gradient = _planes(through, gradient.shape)
         absgrad = self.config.absgrad
         gradients = rasterize_backward(records, tiles, raster, work, gradient, absgrad=absgrad)
         self.steps += 1
-        pose = project_backward_adam(
+        first, second = self._moments()
+        pose_gradient = project_backward_adam(
             self._blocks,
-            self._first,
-            self._second,
+            first,
+            second,
             self._rates(options.rates),
             self.steps,
             view,
@@ -122,8 +156,8 @@ class CpuEngine:
             absgrad=absgrad,
             pose=self._poses is not None,
         )
-        if self._poses is not None and pose is not None:
-            self._poses.update(target.index, np.asarray(view.world_to_camera), pose)
+        if self._poses is not None and pose_gradient is not None:
+            self._poses.update(target.index, pose, torch.from_numpy(pose_gradient))
         return figures
 
     def explore(self, strength: float, generator: torch.Generator) -> None:
@@ -131,8 +165,8 @@ class CpuEngine:
         explore(self._blocks, strength, seed)
 
     def stats(self) -> RefineStats:
-        flat = torch.from_numpy(self._statistics.transpose(0, 2, 1).reshape(-1, STATISTICS_ROWS)[: self.count].copy())
-        return RefineStats(grad_sum=flat[:, 0], count=flat[:, 1], max_radius=flat[:, 2])
+        grad_sum, count, max_radius = self._rows(self._statistics).unbind(dim=1)
+        return RefineStats(grad_sum, count, max_radius)
 
     def apply(self, edit: Edit) -> None:
         # Along a space-filling curve the Gaussians of a block are seen together, so whole blocks can be skipped.
@@ -142,7 +176,7 @@ class CpuEngine:
         self.count = len(source)
         self._blocks = _pack({name: value[torch.from_numpy(order)] for name, value in edit.params.items()})
         moments = []
-        for moment in (self._first, self._second):
+        for moment in self._moments():
             moved = permute(moment, source)
             lanes = np.zeros(len(moved) * 16, bool)
             lanes[: self.count] = fresh
@@ -151,7 +185,7 @@ class CpuEngine:
                 moved[:, 10] = 0
             moments.append(moved)
         self._first, self._second = moments
-        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, 16))
+        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, LANES))
 
     def _rates(self, rates: LearningRates) -> NDArray[np.float32]:
         row = np.empty(self._blocks.shape[1], np.float32)
@@ -163,13 +197,10 @@ class CpuEngine:
         lanes = len(self._blocks) * 16
         return work.array("step.records", (lanes, 16)), work.array("step.radii", (lanes,))
 
-    def _view(self, camera: Cameras, correction: NDArray[np.float64] | None = None) -> View:
-        world_to_camera = camera.world_to_camera.double().numpy()
-        if correction is not None:
-            world_to_camera = correction @ world_to_camera
+    def _view(self, camera: Cameras, world_to_camera: Float[Tensor, "4 4"]) -> View:
         width, height = camera.size
         return View(
-            world_to_camera[:3],
+            world_to_camera.numpy()[:3],
             float(camera.fx),
             float(camera.fy),
             float(camera.cx),
@@ -188,12 +219,12 @@ class CpuEngine:
     ) -> dict[str, Float[Tensor, "h w c"]]:
         work = self._drawing
         width, height = camera.size
-        view = self._view(camera)
+        view = self._view(camera, camera.world_to_camera.double())
         records, radii = self._records(work)
         project_forward(self._blocks, view, self.sh_degree, records, radii)
         tiles = bin_splats(records, width, height, work)
         with_depth = "depth" in outputs
-        behind = np.append(background.numpy(), np.float32(0))[: 4 if with_depth else 3]
+        behind = np.append(background.float().numpy(), np.float32(0))[: 4 if with_depth else 3]
         raster = rasterize_forward(
             records, tiles, work, background=behind, depth=with_depth, median_depth="median_depth" in outputs
         )
@@ -207,7 +238,7 @@ class CpuEngine:
             drawn["median_depth"] = torch.from_numpy(raster.median_depth.copy())[..., None]
         if "normals" in outputs:
             features = aligned_empty((len(records), 3))
-            features[: self.count] = self._normals(camera).numpy()
+            features[: self.count] = facing_normals(self.parameters(), camera).numpy()
             features[self.count :] = 0
             normals = rasterize_forward(records, tiles, work, features=features).image
             drawn["normals"] = torch.nn.functional.normalize(
@@ -215,39 +246,49 @@ class CpuEngine:
             )
         return {name: drawn[name] for name in outputs}
 
-    def _normals(self, camera: Cameras) -> Float[Tensor, "n 3"]:
-        """Each Gaussian's shortest axis, turned towards the camera, world frame."""
-        params = self.parameters()
-        shortest = params["scales"].argmin(dim=-1)
-        axes = rotation_matrices(params["quats"]).gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
-        if camera.model == "orthographic":
-            away = camera.camera_to_world[:3, 2].expand_as(axes)
-        else:
-            away = params["means"] - camera.camera_to_world[:3, 3]
-        return torch.where((axes * away).sum(dim=-1, keepdim=True) > 0, -axes, axes)
-
     # ---- state ---------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
+        first, second = self._moments()
         return {
             "steps": self.steps,
-            "first": torch.from_numpy(self._first),
-            "second": torch.from_numpy(self._second),
-            "statistics": torch.from_numpy(self._statistics),
+            "first": self._rows(first),
+            "second": self._rows(second),
+            "statistics": self._rows(self._statistics),
             "exposure": None if self._exposure is None else self._exposure.state(),
             "poses": None if self._poses is None else self._poses.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
-        for mine, saved in ((self._first, "first"), (self._second, "second"), (self._statistics, "statistics")):
-            mine[:] = state[saved].numpy()
+        self._first, self._second = self._lanes(state["first"]), self._lanes(state["second"])
+        self._statistics = self._lanes(state["statistics"])
         if self._exposure is not None:
             self._exposure.load_state(state["exposure"])
         if self._poses is not None:
             self._poses.load_state(state["poses"])
 
+    def _rows(self, blocks: NDArray[np.float32]) -> Float[Tensor, "n r"]:
+        """A copy of blocks (b, r, 16) as one row a Gaussian."""
+        return torch.from_numpy(blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])[: self.count].copy())
+
+    def _lanes(self, rows: Float[Tensor, "n r"]) -> NDArray[np.float32]:
+        """Inverse of `_rows`; zeros in the padding."""
+        blocks = aligned_zeros((block_count(self.count), rows.shape[1], LANES))
+        padded = np.zeros((len(blocks) * LANES, rows.shape[1]), np.float32)
+        padded[: self.count] = rows.cpu().numpy()
+        blocks[:] = padded.reshape(-1, LANES, rows.shape[1]).transpose(0, 2, 1)
+        return blocks
+
+
+def _colors(planes: NDArray[np.float32]) -> Float[Tensor, "3 p"]:
+    return torch.from_numpy(planes).flatten(1)
+
+
+def _planes(colors: Float[Tensor, "3 p"], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(colors.numpy().reshape(shape))
+
 
 def _pack(params: Mapping[str, Tensor]) -> NDArray[np.float32]:
-    sh = torch.cat([params["sh0"], params["shN"]], dim=1)
-    arrays = [params[name].detach().cpu().float().numpy() for name in ("means", "quats", "scales", "opacities")]
-    return pack(*arrays, sh.detach().cpu().float().numpy())
+    arrays = {name: value.detach().cpu().float().numpy() for name, value in params.items()}
+    sh = np.concatenate([arrays["sh0"], arrays["shN"]], axis=1)
+    return pack(arrays["means"], arrays["quats"], arrays["scales"], arrays["opacities"], sh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from studio.cameras import Cameras
 from studio.errors import StudioError
-from studio.export.gaussian_ply import write_gaussian_ply
+from studio.export.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from studio.export.gaussians import GaussianCloud
 from studio.export.pointcloud import write_point_cloud
 from studio.plugin import Field, PhotoBatch, PhotoRequest, SceneInfo, TrainingContext
@@ -21,8 +22,13 @@ from studio_splat.backends import default_backend, require_backend
 from studio_splat.config import SplatConfig
 from studio_splat.engine import PARAMETERS, Engine, StepOptions, Target, make_engine
 from studio_splat.initial import gaussians_from_points, initial_points
+from studio_splat.memory import require_memory, training_bytes
 from studio_splat.schedule import active_sh_degree, learning_rates, photo_downscale
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy, Strategy
+
+MAX_SH_DEGREE = 3
+_LARGE_LOGIT = 30.0
+"""The sigmoid of this is 1 in float32."""
 
 
 class SplatField(Field):
@@ -45,31 +51,78 @@ class SplatField(Field):
 
     def __init__(self, config: SplatConfig, scene_info: SceneInfo) -> None:
         super().__init__(config, scene_info)
-        if not 0 <= config.sh_degree <= 3:
-            raise StudioError(f"sh_degree: {config.sh_degree} is not supported.", fix="Use 0, 1, 2 or 3.")
-        rest = (config.sh_degree + 1) ** 2 - 1
-        shapes = {
-            "means": (0, 3),
-            "quats": (0, 4),
-            "scales": (0, 3),
-            "opacities": (0,),
-            "sh0": (0, 1, 3),
-            "shN": (0, rest, 3),
-        }
-        for name, shape in shapes.items():
+        _check_config(config)
+        for name, shape in self._shapes(0).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
         self._engine: Engine | None = None
         self._strategy: Strategy | None = None
         self._context: TrainingContext | None = None
         # Whether the engine is ahead of the parameters.
         self._ahead = False
-        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: self._pull())
+        # What an engine on another device left behind for the next one.
+        self._carried: dict[str, Any] | None = None
+        self.register_state_dict_pre_hook(_pull_first)
+        self.register_load_state_dict_post_hook(_forget_engine)
+
+    @classmethod
+    def from_ply(
+        cls, path: str | Path, config: SplatConfig | None = None, scene_info: SceneInfo | None = None
+    ) -> SplatField:
+        """Open a splat PLY in Inria's layout, from any program, as a field that renders, exports and trains on.
+
+        Args:
+            path: The file; its Gaussians stay in the file's frame.
+            config: Rendering and training options; the degree of the colours is the file's.
+            scene_info: What is known of the scene it belongs to.
+
+        Raises:
+            StudioError: The file cannot be read, is no splat, or has colours of degree 4.
+        """
+        cloud = read_gaussian_ply(path)
+        if cloud.sh_degree > MAX_SH_DEGREE:
+            raise StudioError(
+                f"{path}: has spherical harmonics of degree {cloud.sh_degree}; splat takes up to {MAX_SH_DEGREE}.",
+                fix="Save it with a lower degree in a splat editor.",
+            )
+        config = dataclasses.replace(config or SplatConfig(), sh_degree=cloud.sh_degree)
+        field = cls(config, scene_info or SceneInfo())
+        # Infinite logits stand for opacities of exactly 0 and 1, an infinitely negative log for a scale of 0.
+        field.set_gaussians(
+            {
+                "means": cloud.means,
+                "quats": cloud.quats,
+                "scales": cloud.log_scales.nan_to_num(neginf=-_LARGE_LOGIT, posinf=torch.inf),
+                "opacities": cloud.logit_opacities.nan_to_num(neginf=-_LARGE_LOGIT, posinf=_LARGE_LOGIT),
+                "sh0": cloud.sh[:, :1],
+                "shN": cloud.sh[:, 1:],
+            }
+        )
+        return field
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy holds the Gaussians as they are now; engines and random generators are not for copying. It renders and
+        # exports as it is, and trains after `setup_training`.
+        self._pull()
+        state = dict(super().__getstate__())
+        state.update(_engine=None, _strategy=None, _context=None, _carried=None)
+        return state
 
     # ---- parameters ----------------------------------------------------------------------------------------------
     @property
     def num_gaussians(self) -> int:
         """Gaussians now."""
-        return self.gaussians()["means"].shape[0]
+        return self._engine.count if self._engine is not None else self.means.shape[0]
+
+    def _shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        rest = (self.config.sh_degree + 1) ** 2 - 1
+        return {
+            "means": (count, 3),
+            "quats": (count, 4),
+            "scales": (count, 3),
+            "opacities": (count,),
+            "sh0": (count, 1, 3),
+            "shN": (count, rest, 3),
+        }
 
     def gaussians(self) -> dict[str, Tensor]:
         """The parameters before activation, by gsplat's names: scales are logs, opacities logits, quats wxyz."""
@@ -77,11 +130,32 @@ class SplatField(Field):
         return {name: getattr(self, name).detach() for name in PARAMETERS}
 
     def set_gaussians(self, params: Mapping[str, Tensor]) -> None:
-        """Replace all Gaussians, for example by those of a file."""
+        """Replace all Gaussians, for example by those of a file.
+
+        Args:
+            params: As `gaussians` gives them.
+
+        Raises:
+            StudioError: A value is NaN or infinite, or a quaternion is zero; names the parameter and the Gaussian.
+            ValueError: A parameter is missing or of the wrong shape.
+        """
+        missing = [name for name in PARAMETERS if name not in params]
+        if missing:
+            raise ValueError(f"params must hold {', '.join(PARAMETERS)}; '{missing[0]}' is missing")
+        for name, shape in self._shapes(len(params["means"])).items():
+            if tuple(params[name].shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(params[name].shape)}")
+            _refuse(name, ~params[name].isfinite(), "is NaN or infinite")
+        _refuse("quats", (params["quats"] == 0).all(dim=-1), "is zero, which is no rotation")
+        device = self.device
         for name in PARAMETERS:
-            setattr(self, name, nn.Parameter(params[name].float().to(self.device), requires_grad=False))
-        self._ahead = False
-        self._engine = None
+            values = params[name].detach().to(device, torch.float32, copy=True).contiguous()
+            setattr(self, name, nn.Parameter(values, requires_grad=False))
+        self._drop_engine()
+
+    def _drop_engine(self) -> None:
+        """Forget the engine and all it knows; the parameters count."""
+        self._engine, self._ahead, self._carried = None, False, None
 
     def _pull(self) -> None:
         if self._ahead and self._engine is not None:
@@ -91,48 +165,71 @@ class SplatField(Field):
             self._ahead = False
 
     def prepare_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        for name in PARAMETERS:
-            if name in shapes:
-                setattr(self, name, nn.Parameter(torch.zeros(shapes[name], device=self.device), requires_grad=False))
-        self._engine = None
-        self._ahead = False
+        # Only the count may differ; other differences are for `load_state_dict` to refuse.
+        count = shapes["means"][0] if "means" in shapes else 0
+        device = self.device
+        for name, shape in self._shapes(count).items():
+            setattr(self, name, nn.Parameter(torch.zeros(shape, device=device), requires_grad=False))
+        self._drop_engine()
 
     def engine(self) -> Engine:
         """The engine on the present device, holding the present parameters."""
         if self._engine is None:
             chosen = self.config.backend
-            backend = default_backend(self.device.type) if chosen == "auto" else chosen
+            device = self.device.type
+            backend = default_backend(device) if chosen == "auto" else chosen
             require_backend(backend)
-            self._engine = make_engine(backend, self.config, self.scene_info.num_train)
-            self._engine.load({name: getattr(self, name).detach() for name in PARAMETERS})
-            self._ahead = False
+            if backend != "reference" and backend != device:
+                raise StudioError(
+                    f"backend: '{backend}' does not draw on the device '{device}'.",
+                    fix=f"Use --backend auto, or --device {backend}.",
+                )
+            engine = make_engine(backend, self.config, self.scene_info.num_train)
+            engine.load({name: getattr(self, name).detach() for name in PARAMETERS})
+            if self._carried is not None:
+                engine.load_state(self._carried)
+            self._engine, self._ahead, self._carried = engine, False, None
         return self._engine
 
     def _apply(self, fn: Any, recurse: bool = True) -> SplatField:
-        # Moving to another device: what the engine holds is brought back first, and a new engine made there.
+        # Moving to another device: what the engine holds is brought back first, and a new engine made there, which
+        # goes on training where this one stopped.
         self._pull()
+        if self._engine is not None and self._context is not None:
+            self._carried = self._engine.state()
         self._engine = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def networks(self) -> dict[str, nn.Module]:
         return {"gaussians": self}
 
     def status(self) -> dict[str, int | float | str]:
-        count = self._engine.stats().count.shape[0] if self._engine is not None else self.means.shape[0]
-        return {"Gaussians": count}
+        return {"Gaussians": self.num_gaussians}
 
     # ---- training ------------------------------------------------------------------------------------------------
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         config = self.config
+        # Density control will go there: better refused now than hours later.
+        require_memory(
+            f"max_gaussians: training {config.max_gaussians:,} Gaussians",
+            training_bytes(config.max_gaussians, config.sh_degree),
+            self.device,
+            fix="Lower --max-gaussians.",
+        )
         count = min(config.initial_count, config.max_gaussians)
         xyz, rgb = initial_points(config.initial, scene, photos, count, generator)
         self.set_gaussians(gaussians_from_points(xyz, rgb, sh_degree=config.sh_degree, opacity=config.initial_opacity))
 
     def setup_training(self, context: TrainingContext) -> None:
+        self._pull()
         self._context = context
         self._strategy = self._make_strategy(context)
-        self._engine = None
+        self._drop_engine()
         self.engine()
+
+    def finish_training(self) -> None:
+        self._pull()
 
     def _make_strategy(self, context: TrainingContext) -> Strategy:
         config, extent = self.config, self.scene_info.camera_extent
@@ -194,6 +291,11 @@ class SplatField(Field):
         return metrics
 
     def _target(self, photo: Photo, index: int) -> Target:
+        if photo.mask is not None and not bool(photo.mask.any()):
+            raise StudioError(
+                f"{photo.frame.mask_path or photo.frame.name}: the mask leaves nothing of the photo.",
+                fix="Remove the photo, or mark the pixels that count with white.",
+            )
         if self.config.random_background and photo.image.shape[-1] == 4:
             background = torch.rand(3, generator=self._training_context.generator)
         else:
@@ -210,7 +312,7 @@ class SplatField(Field):
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         assert self._strategy is not None
-        self._engine = None
+        self._drop_engine()
         self.engine().load_state(state["engine"])
         self._strategy.load_state(state["strategy"])
 
@@ -226,6 +328,11 @@ class SplatField(Field):
         unknown = [name for name in outputs if name not in self.output_names]
         if unknown:
             raise StudioError(f"splat does not render '{unknown[0]}'.", fix=f"Outputs: {', '.join(self.output_names)}.")
+        if cameras.model not in self.camera_models:
+            raise StudioError(
+                f"splat does not render cameras of the model '{cameras.model}'.",
+                fix=f"Models: {', '.join(self.camera_models)}.",
+            )
         behind = torch.zeros(3, device=self.device) if background is None else background
         engine = self.engine()
         drawn = [engine.render(camera, outputs, behind) for camera in cameras.reshape(-1)]
@@ -255,3 +362,44 @@ class SplatField(Field):
             write_point_cloud(path, cloud.means, cloud.base_colors)
         else:
             raise StudioError(f"splat does not export '{format}'.", fix=f"Formats: {', '.join(self.export_formats)}.")
+
+
+def _pull_first(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    assert isinstance(module, SplatField)
+    module._pull()
+
+
+def _forget_engine(module: nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(module, SplatField)
+    module._drop_engine()
+
+
+def _check_config(config: SplatConfig) -> None:
+    """Refuse values that would fail in the middle of a run."""
+    if not 0 <= config.sh_degree <= MAX_SH_DEGREE:
+        raise StudioError(f"sh_degree: {config.sh_degree} is not supported.", fix="Use 0, 1, 2 or 3.")
+    for name in ("max_gaussians", "initial_count", "refine_every"):
+        if getattr(config, name) < 1:
+            raise StudioError(f"{name}: {getattr(config, name)} is too small.", fix="Use 1 or more.")
+    if not 0 < config.initial_opacity < 1:
+        raise StudioError(
+            f"initial_opacity: {config.initial_opacity} is not between 0 and 1.", fix="Use a value such as 0.1."
+        )
+    if not 0 <= config.ssim_weight <= 1:
+        raise StudioError(f"ssim_weight: {config.ssim_weight} is not between 0 and 1.", fix="Use a share such as 0.2.")
+    if not config.near > 0:
+        raise StudioError(f"near: {config.near} is not a depth above 0.", fix="Use a value such as 0.01.")
+    if not config.eps2d >= 0:
+        raise StudioError(f"eps2d: {config.eps2d} is negative.", fix="Use a value such as 0.1.")
+
+
+def _refuse(name: str, bad: Tensor, what: str) -> None:
+    """Raise a StudioError that names the first Gaussian of which something is bad."""
+    if not bool(bad.any()):
+        return
+    rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
+    first = int(rows.nonzero()[0, 0])
+    raise StudioError(
+        f"{name}[{first}] {what} ({int(rows.sum()):,} of {len(rows):,} Gaussians are like this).",
+        fix="Remove these Gaussians, or export the file again.",
+    )

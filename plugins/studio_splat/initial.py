@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from studio.errors import StudioError
-from studio.scene import PhotoStore, Scene
+from studio.scene import Photo, PhotoStore, Scene
 
 SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic, 1 / (2 sqrt(pi))."""
@@ -25,7 +25,9 @@ def gaussians_from_points(
     opacity: float = 0.1,
     scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Round Gaussians at points, as large as the mean distance to the three nearest others (Kerbl 2023, section 5).
+    """Round Gaussians at points, as large as the distance to the three nearest others, root mean square.
+
+    Kerbl 2023 (section 5.1) says the mean distance; this is what its code does.
 
     Args:
         rgb: sRGB in [0, 1].
@@ -37,8 +39,9 @@ def gaussians_from_points(
     n = len(xyz)
     distances, _ = cKDTree(xyz.double().numpy()).query(xyz.double().numpy(), k=min(4, n))
     distances = np.atleast_2d(distances).reshape(n, -1)[:, 1:]
-    mean = np.sqrt((distances**2).mean(axis=1)) if distances.size else np.full(n, 0.1)
-    size = torch.from_numpy(np.maximum(mean, 1e-7)).float() * scale
+    square = (distances**2).mean(axis=1) if distances.size else np.full(n, 0.1**2)
+    # Coincident points have no distance; the floor is that of Kerbl's code.
+    size = torch.from_numpy(np.sqrt(np.maximum(square, 1e-7))).float() * scale
     return {
         "means": xyz.float().clone(),
         "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
@@ -60,7 +63,8 @@ def initial_points(
         count: Random points to draw, and the most that a hull may have.
 
     Raises:
-        StudioError: The scene has no points, or its photos no alpha, though they were asked for.
+        StudioError: The scene has no points, or its photos no alpha or no common hull, though they were asked for; or a
+            point is NaN or infinite.
     """
     if kind == "auto":
         if scene.points is not None and len(scene.points) >= 100:
@@ -70,8 +74,17 @@ def initial_points(
     if kind == "points":
         if scene.points is None or len(scene.points) == 0:
             raise StudioError(f"{scene.root}: the scene has no points to start from.", fix="Use --initial random.")
+        bad = ~scene.points.xyz.isfinite().all(dim=1)
+        if bool(bad.any()):
+            raise StudioError(
+                f"{scene.root}: point {int(bad.nonzero()[0, 0])} of the scene is NaN or infinite "
+                f"({int(bad.sum()):,} of {len(bad):,} are).",
+                fix="Remove these points from the file, or use --initial random.",
+            )
         return _thinned(scene.points.xyz, scene.points.rgb, count, generator)
     if kind == "hull":
+        if photos.get(0).image.shape[-1] != 4:
+            raise StudioError(f"{scene.root}: the photos have no alpha to carve a hull.", fix="Use --initial random.")
         points, colors = visual_hull(scene, photos)
         if len(points) >= 100:
             return _thinned(points, colors, count, generator)
@@ -105,50 +118,55 @@ def visual_hull(
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Surface cells of the visual hull (Laurentini 1994): the box's cells that no photo's alpha rules out.
 
-    A cell stays if every view that it projects into shows some alpha there. Its colour is the median over those views.
-    The box is narrowed to the hull once, so that the second pass spends its cells on the object.
+    A cell stays if at least one view has it in the picture, and all that do are more than half opaque there. Its colour
+    is the median over those views. The box is narrowed to the hull once, so that the second pass
+    spends its cells on the object.
     """
     low, high = _content_box(scene)
     every = max(1, -(-len(photos) // max_views))
     views = [photos.get(i) for i in range(0, len(photos), every)]
-    occupied, centers, _ = _carve(views, low, high, resolution // 2, with_color=False)
-    if not occupied.any():
+    inside, _ = _carve(views, low, high, resolution // 2)
+    if not len(inside):
         return torch.zeros(0, 3), torch.zeros(0, 3)
     margin = (high - low) / (resolution // 2)
-    inside = centers[occupied]
     low, high = inside.amin(dim=0) - margin, inside.amax(dim=0) + margin
-    occupied, centers, colors = _carve(views, low, high, resolution, with_color=True)
-    surface = _surface(occupied.reshape(resolution, resolution, resolution)).flatten()
-    assert colors is not None
-    return centers[surface], colors[surface[occupied]]
+    inside, cells = _carve(views, low, high, resolution)
+    occupied = torch.zeros(resolution**3, dtype=torch.bool)
+    occupied[cells] = True
+    points = inside[_surface(occupied.view(resolution, resolution, resolution)).flatten()[cells]]
+    return points, _median_colors(views, points)
 
 
 def _carve(
-    views: list, low: Tensor, high: Tensor, resolution: int, *, with_color: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    views: list[Photo], low: Tensor, high: Tensor, resolution: int
+) -> tuple[Float[Tensor, "n 3"], Int[Tensor, " n"]]:
+    """Centres of the occupied cells of a box, and their indices among all resolution^3."""
     axes = [torch.linspace(0, 1, 2 * resolution + 1)[1::2] * (high[a] - low[a]) + low[a] for a in range(3)]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
-    alive = torch.ones(len(centers), dtype=torch.bool)
+    cells = torch.arange(len(centers))
+    ever_seen = torch.zeros(len(centers), dtype=torch.bool)
     for photo in views:
-        pixels, seen = _pixels(photo, centers[alive])
-        alpha = photo.image[..., 3].flatten()[pixels]
-        alive[alive.clone()] = ~seen | (alpha > 127)
-    if not with_color:
-        return alive, centers, None
+        pixels, seen = _pixels(photo, centers)
+        left = (~seen | (photo.image[..., 3].flatten()[pixels] > 127)).nonzero()[:, 0]
+        centers, cells, ever_seen = centers[left], cells[left], (ever_seen | seen)[left]
+    return centers[ever_seen], cells[ever_seen]
+
+
+def _median_colors(views: list[Photo], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Median over the views that have a point in the picture, one channel at a time."""
     samples = []
     for photo in views:
-        pixels, seen = _pixels(photo, centers[alive])
+        pixels, seen = _pixels(photo, points)
         color = photo.image[..., :3].reshape(-1, 3)[pixels].float() / 255
         color[~seen] = float("nan")
         samples.append(color)
-    return alive, centers, torch.stack(samples).nanmedian(dim=0).values.nan_to_num(0.5)
+    return torch.stack(samples, dim=-1).nanmedian(dim=-1).values
 
 
-def _pixels(photo: object, points: Tensor) -> tuple[Tensor, Tensor]:
+def _pixels(photo: Photo, points: Tensor) -> tuple[Tensor, Tensor]:
     """Flat index of the pixel that each point falls into, and whether it falls into the photo at all."""
-    camera = photo.camera  # type: ignore[attr-defined]
-    xy, depth = camera.project(points)
-    width, height = int(camera.width), int(camera.height)
+    xy, depth = photo.camera.project(points)
+    width, height = photo.camera.size
     column, row = xy[:, 0].floor().long(), xy[:, 1].floor().long()
     seen = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)), seen

@@ -51,29 +51,68 @@ def compose(pixels: NDArray[np.uint8], background: NDArray[np.float32], planes: 
 
 
 @lanewise
-def _squared_error_rows(first: int, end: int, a: np.ndarray, b: np.ndarray) -> float:
-    total = 0.0
-    for c in range(a.shape[0]):
-        for y in range(first, end):
+def _squared_error_rows(first: int, end: int, image: np.ndarray, target: np.ndarray, sums: np.ndarray) -> None:
+    for y in range(first, end):
+        total = 0.0
+        for c in range(image.shape[0]):
             # One row a sum in single precision, rows added in double: fast, and exact enough for thousands of rows.
             row = f32(0.0)
-            for x in range(a.shape[2]):
-                d = a[c, y, x] - b[c, y, x]
+            for x in range(image.shape[2]):
+                d = min(max(image[c, y, x], f32(0.0)), f32(1.0)) - target[c, y, x]
                 row += d * d
             total += row
-    return total
+        sums[y] = total
 
 
-@cache.kernel("void(i8, f4[:,:,::1], f4[:,:,::1], f8[::1])", parallel=True)
-def _squared_error(shares: int, a: np.ndarray, b: np.ndarray, sums: np.ndarray) -> None:
-    height = a.shape[1]
+@lanewise
+def _masked_error_rows(
+    first: int, end: int, image: np.ndarray, target: np.ndarray, mask: np.ndarray, sums: np.ndarray
+) -> None:
+    for y in range(first, end):
+        total = 0.0
+        for c in range(image.shape[0]):
+            row = f32(0.0)
+            for x in range(image.shape[2]):
+                if mask[y, x]:
+                    d = min(max(image[c, y, x], f32(0.0)), f32(1.0)) - target[c, y, x]
+                    row += d * d
+            total += row
+        sums[y] = total
+
+
+@cache.kernel("void(i8, f4[:,:,::1], f4[:,:,::1], Array(b1, 2, 'C', readonly=True), f8[::1])", parallel=True)
+def _squared_error(shares: int, image: np.ndarray, target: np.ndarray, mask: np.ndarray, sums: np.ndarray) -> None:
+    height = image.shape[1]
     for share in numba.prange(shares):
-        sums[share] = _squared_error_rows(share * height // shares, (share + 1) * height // shares, a, b)
+        first, end = share * height // shares, (share + 1) * height // shares
+        if mask.shape[0] == 0:
+            _squared_error_rows(first, end, image, target, sums)
+        else:
+            _masked_error_rows(first, end, image, target, mask, sums)
 
 
-def mean_squared_error(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean of (a - b)^2 over two images (C, H, W)."""
-    check_array("b", b, a.shape)
-    sums = np.zeros(cache.get_threads(), np.float64)
-    _squared_error(cache.get_threads(), a, b, sums)
-    return float(sums.sum() / a.size)
+def mean_squared_error(
+    image: NDArray[np.float32], target: NDArray[np.float32], mask: NDArray[np.bool_] | None = None
+) -> float:
+    """Mean of (clamp(image) - target)^2, as evaluation measures it, whatever the number of threads.
+
+    Args:
+        image: (C, H, W), clamped to [0, 1].
+        target: (C, H, W).
+        mask: (H, W), True where pixels count; None for all.
+
+    Raises:
+        ValueError: A shape, dtype or layout in memory is not as above, or no pixel counts.
+    """
+    check_array("image", image, image.shape)
+    check_array("target", target, image.shape)
+    channels, height, width = image.shape
+    counted = height * width
+    if mask is not None:
+        check_array("mask", mask, (height, width), np.bool_)
+        counted = int(np.count_nonzero(mask))
+    if counted == 0:
+        raise ValueError("no pixel counts: the mask is zero everywhere")
+    sums = np.empty(height, np.float64)
+    _squared_error(cache.get_threads(), image, target, np.empty((0, 0), np.bool_) if mask is None else mask, sums)
+    return float(sums.sum() / (channels * counted))

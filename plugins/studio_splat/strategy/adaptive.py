@@ -12,6 +12,9 @@ from torch import Tensor
 
 from studio_splat.strategy.base import Edit, Params, RefineStats, compose, keep_all, revised_opacity, rotation_matrices
 
+_REFINEMENTS_TO_RECOVER = 5
+"""Opacities are reset only where at least this many refinements follow before the next reset; the paper has 30."""
+
 
 @dataclass
 class AdaptiveStrategy:
@@ -23,6 +26,7 @@ class AdaptiveStrategy:
     extent: float
     """Scene extent that sizes are relative to (`Scene.camera_extent`)."""
     total_steps: int
+    """Length of the training; a very short one has no opacity resets."""
     max_gaussians: int
     uses_absgrad: bool = False
     grad_threshold: float = 2e-4
@@ -40,25 +44,28 @@ class AdaptiveStrategy:
     _resets: int = 0
 
     def due(self, step: int, progress: float) -> bool:
-        refine = step % self.refine_every == 0 and self.start < progress < self.stop
-        return refine or self._reset_due(progress)
+        return self._refine_due(step, progress) or self._reset_due(progress)
+
+    def _refine_due(self, step: int, progress: float) -> bool:
+        return step % self.refine_every == 0 and self.start < progress < self.stop
 
     def _reset_due(self, progress: float) -> bool:
+        # A short training has no time to win the opacities back: the next refinements would prune everything.
+        if self.reset_every * self.total_steps < _REFINEMENTS_TO_RECOVER * self.refine_every:
+            return False
         return progress < self.stop and math.floor(progress / self.reset_every) > self._resets
 
     def after_step(
         self, step: int, progress: float, params: Params, stats: RefineStats, generator: torch.Generator
     ) -> Edit | None:
+        edit = self._refine(params, stats, generator) if self._refine_due(step, progress) else None
         if self._reset_due(progress):
             self._resets = math.floor(progress / self.reset_every)
-            edit = keep_all(params)
+            edit = edit or keep_all(params)
             # Faint again, so that those the photos need must earn their opacity and the rest can be pruned.
             edit.params["opacities"].clamp_(max=math.log(0.01 / 0.99))
             edit.reset_opacity_moments = True
-            return edit
-        if step % self.refine_every or not self.start < progress < self.stop:
-            return None
-        return self._refine(params, stats, generator)
+        return edit
 
     def _refine(self, params: Params, stats: RefineStats, generator: torch.Generator) -> Edit:
         size = params["scales"].amax(dim=-1).exp()
@@ -70,18 +77,20 @@ class AdaptiveStrategy:
         remove = opacity < self.prune_opacity
         if self._resets:
             remove |= size > self.prune_fraction * self.extent
-        kept = (~remove & ~split).nonzero()[:, 0]
         # A faint Gaussian is not worth densifying; if all are faint, statistics have failed and nothing is removed.
-        if not len(kept):
+        if bool(remove.all()):
             return keep_all(params)
+        kept = (~remove & ~split).nonzero()[:, 0]
         cloned, parted = (clone & ~remove).nonzero()[:, 0], (split & ~remove).nonzero()[:, 0]
         children = [{name: value[cloned] for name, value in params.items()}]
         children += [self._child(params, parted, generator) for _ in range(2)]
         parents = torch.cat([cloned, parted, parted])
         merged = {name: torch.cat([child[name] for child in children]) for name in params}
+        edit = compose(params, kept, parents, merged)
         if self.use_revised_opacity:
-            merged["opacities"] = revised_opacity(merged["opacities"])
-        return compose(params, kept, parents, merged)
+            doubled = clone[edit.source] | edit.fresh
+            edit.params["opacities"][doubled] = revised_opacity(edit.params["opacities"][doubled])
+        return edit
 
     def _within_cap(self, score: Tensor, chosen: Tensor) -> Tensor:
         """Limit how many are densified so that the cap holds: the highest gradients first."""

@@ -22,11 +22,12 @@ class RefineStats:
     """What the training steps since the last refinement saw of each Gaussian."""
 
     grad_sum: Float[Tensor, " n"]
-    """Sum over views of the norm of the screen-space mean gradient, in gsplat's units (pixels times half the size)."""
+    """Sum over views of the norm of the screen-space mean gradient, in gsplat's units: per half image size, not per
+    pixel, so that it does not depend on the resolution."""
     count: Float[Tensor, " n"]
     """Views in which it was visible."""
     max_radius: Float[Tensor, " n"]
-    """Largest screen radius, pixels."""
+    """Largest half extent on screen, as a share of the longer image side."""
 
     @property
     def mean_grad(self) -> Float[Tensor, " n"]:

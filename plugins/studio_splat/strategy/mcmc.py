@@ -46,6 +46,8 @@ class McmcStrategy:
         if float(weights.sum()) == 0:
             return None
         added = max(min(self.max_gaussians, int(self.growth * n)) - n, 0)
+        if len(dead) + added == 0:
+            return None
         # Dead Gaussians are replaced, new ones appended: both become copies of live ones drawn by opacity.
         drawn = torch.multinomial(weights, len(dead) + added, replacement=True, generator=generator).to(opacity.device)
         source = torch.cat([torch.arange(n, device=drawn.device), drawn[len(dead) :]])
@@ -94,11 +96,11 @@ def position_noise(params: Params, strength: float, generator: torch.Generator) 
     """Position noise of one step (Kheradmand et al. 2024, eq. 8): large for the faint, elongated along each Gaussian.
 
     covariance @ normal * sigmoid(-100 (opacity - 0.005)) * strength; the strength is `McmcStrategy.noise` times the
-    learning rate of the means.
+    learning rate of the means. Drawn on the generator's device.
     """
     scales = params["scales"].exp()
     rotation = rotation_matrices(params["quats"])
     gate = torch.sigmoid(-100.0 * (torch.sigmoid(params["opacities"]) - 0.005))
-    normal = torch.randn(len(gate), 3, generator=generator).to(scales)
+    normal = torch.randn(len(gate), 3, generator=generator, device=generator.device).to(scales)
     local = (rotation.transpose(-1, -2) @ normal[..., None])[..., 0] * scales**2
     return (rotation @ local[..., None])[..., 0] * (gate * strength)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -48,6 +48,17 @@ def _make_scene(
         "height": height,
     }
     return {key: value.to(dtype) if isinstance(value, torch.Tensor) else value for key, value in scene.items()}
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Kernels on one thread: on pictures this small, waiting for a second one takes longer than the work."""
+    from studio_splat.kernels import cache
+
+    before = cache.get_threads()
+    cache.set_threads(1)
+    yield
+    cache.set_threads(before)
 
 
 @pytest.fixture(scope="session")
