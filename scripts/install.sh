@@ -21,7 +21,7 @@ find_python() {
         fi
     done
     echo "No Python 3.10 to 3.13 found (tried: ${PYTHON:-python3, python3.13 ... python3.10})." >&2
-    echo "Install one, or name it: make ${MAKECMDGOALS:-demo} PYTHON=/path/to/python3" >&2
+    echo "Install one, or say where it is: make demo PYTHON=/path/to/python3" >&2
     return 1
 }
 
