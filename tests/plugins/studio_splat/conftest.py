@@ -52,13 +52,15 @@ def _make_scene(
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Kernels on one thread: on pictures this small, waiting for a second one takes longer than the work."""
+    """Kernels and torch on one thread: on pictures this small, waiting for a second one takes longer than the work."""
     from studio_splat.kernels import cache
 
-    before = cache.get_threads()
+    before = cache.get_threads(), torch.get_num_threads()
     cache.set_threads(1)
+    torch.set_num_threads(1)
     yield
-    cache.set_threads(before)
+    cache.set_threads(before[0])
+    torch.set_num_threads(before[1])
 
 
 @pytest.fixture(scope="session")

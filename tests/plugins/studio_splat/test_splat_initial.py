@@ -15,6 +15,8 @@ from studio.errors import StudioError
 from studio.scene import Frame, Photo, PointCloud, Scene
 from studio_splat.initial import SH_C0, gaussians_from_points, initial_points, visual_hull
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RADIUS = 0.5
 SIZE = 96
 
