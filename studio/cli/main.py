@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 an unexpected error or an unhealthy `doctor`, 2 bad input, 130 interrupted.
     """
     started = process_start() if argv is None else time.perf_counter()
+    # GNU OpenMP waits for other threads by spinning for milliseconds, which on a busy machine keeps them from running.
+    # It reads this when it is loaded, so before torch and the kernels are.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(arguments, started)

@@ -43,14 +43,16 @@ def merge_splits(frames: Sequence[Frame]) -> tuple[tuple[Frame, ...], list[str]]
     """Keep each photo in one split only: test before val before train, so that no test photo is trained on.
 
     Returns:
-        The frames in their order, and a note if there were photos in more than one split.
+        The frames in their order, and a note if there were photos in more than one split. A val split of photos that
+        are all test photos too is no surprise: nerfstudio wants one, and data sets often repeat the other.
     """
     chosen: dict[str, Frame] = {}
+    trained = {frame.name for frame in frames if frame.split == "train"}
     for frame in frames:
         other = chosen.get(frame.name)
         if other is None or _PRIORITY[frame.split] < _PRIORITY[other.split]:
             chosen[frame.name] = frame
-    repeated = len(frames) - len(chosen)
+    repeated = sum(frame is not chosen[frame.name] and frame.name in trained for frame in frames)
     kept = tuple(frame for frame in frames if chosen[frame.name] is frame)
     note = f"{repeated} photos are named by more than one split: kept in one (test before val before train)"
     return kept, [note] if repeated else []
