@@ -103,7 +103,7 @@ def _measure(report: Report, job: Prepared, threads: int, arguments: argparse.Na
 def _stages(job: Prepared, engine: CpuEngine, views: int) -> dict[str, float]:
     """Each kernel by itself, on copies of the parameters and moments, so that the model stays as it is."""
     assert job.photos is not None
-    blocks, first, second = engine._blocks.copy(), engine._first.copy(), engine._second.copy()
+    blocks, first, second = engine._blocks.copy(), *(moment.copy() for moment in engine._moments())
     statistics_rows = aligned_zeros((len(blocks), STATISTICS_ROWS, 16))
     rates = np.full(blocks.shape[1], 1e-6, np.float32)
     records, radii = aligned_zeros((len(blocks) * 16, 16)), aligned_zeros((len(blocks) * 16,))
@@ -121,7 +121,7 @@ def _stages(job: Prepared, engine: CpuEngine, views: int) -> dict[str, float]:
         photo = job.photos.get(i % len(job.photos))
         height, width = photo.image.shape[:2]
         target, gradient = work.array("target", (3, height, width)), work.array("gradient", (3, height, width))
-        view = engine._view(photo.camera)
+        view = engine._view(photo.camera, photo.camera.world_to_camera.double())
         timed("target", lambda: compose(photo.image.numpy(), white, target))  # noqa: B023
         timed("project", lambda: project_forward(blocks, view, 3, records, radii))  # noqa: B023
         tiles = timed("bin", lambda: bin_splats(records, width, height, work))  # noqa: B023

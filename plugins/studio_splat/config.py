@@ -14,7 +14,7 @@ class SplatConfig(PluginConfig):
     """3D Gaussian splatting. Schedules are shares of the training, so they stretch with --steps and --budget."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"steps": 6_000, "max_gaussians": 60_000},
+        "quick": {"steps": 6_000, "max_gaussians": 80_000},
         "default": {},
         "quality": {
             "steps": 30_000,
@@ -33,7 +33,14 @@ class SplatConfig(PluginConfig):
             "coarse_levels": 0,
             "initial_count": 100_000,
         },
-        "mcmc": {"strategy": "mcmc", "opacity_reg": 0.01, "scale_reg": 0.01},
+        "mcmc": {
+            "strategy": "mcmc",
+            "opacity_reg": 0.01,
+            "scale_reg": 0.01,
+            # The noise grows with the rate of the means, so this must be the paper's.
+            "lr_means": 1.6e-4,
+            "lr_means_final": 1.6e-6,
+        },
     }
 
     steps: int = 30_000
@@ -94,7 +101,7 @@ class SplatConfig(PluginConfig):
     """budget: towards max-gaussians by score; adaptive: the paper's; mcmc: relocation and noise."""
     refine_every: int = 100
     """Steps between refinements."""
-    refine_stop: float = 0.75
+    refine_stop: float = 0.8
     """Share of the training after which the count stays (budget strategy)."""
     absgrad: bool = True
     """Rank and threshold by absolute screen-space gradients (AbsGS)."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +21,8 @@ from studio.scene import PhotoStore, Scene
 if TYPE_CHECKING:
     from studio.datasets import Dataset
     from studio.plugin.batches import Request
+
+_PARTS = 64
 
 Metrics = Mapping[str, "float | Tensor"]
 
@@ -83,12 +87,23 @@ class TrainingContext:
     """Wall-clock budget; schedules then follow the clock instead of the step count."""
     elapsed_seconds: float = 0.0
     """Wall-clock time spent so far, including earlier sessions of a resumed run."""
+    step_cost: Callable[[float], float] = field(default=lambda progress: 1.0)
+    """`Plugin.step_cost` of the plugin that is trained."""
 
     def progress(self, step: int) -> float:
         """Fraction of the training done before `step`, in [0, 1]: what schedules should follow."""
         by_step = step / max(self.total_steps, 1)
-        by_clock = self.elapsed_seconds / self.budget_seconds if self.budget_seconds else 0.0
+        by_clock = self._progress_at(self.elapsed_seconds / self.budget_seconds) if self.budget_seconds else 0.0
         return min(max(by_step, by_clock), 1.0)
+
+    def _progress_at(self, time_share: float) -> float:
+        """Where a training of steps that cost `step_cost` each stands after a share of its time."""
+        # The cost at the middle of each of many equal parts of the training, summed up.
+        spent = list(accumulate(self.step_cost((i + 0.5) / _PARTS) for i in range(_PARTS)))
+        wanted = min(max(time_share, 0.0), 1.0) * spent[-1]
+        part = min(bisect_left(spent, wanted), _PARTS - 1)
+        before = spent[part - 1] if part else 0.0
+        return (part + (wanted - before) / (spent[part] - before)) / _PARTS
 
 
 class Plugin(nn.Module):
@@ -138,6 +153,14 @@ class Plugin(nn.Module):
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `training_state`; called after `setup_training`."""
+
+    def step_cost(self, progress: float) -> float:
+        """Relative time of a training step at a point of the training, above 0; only ratios count.
+
+        With a time budget, schedules follow the clock. A plugin whose steps grow slower (more Gaussians, larger
+        photos) says so here, and its schedules still see about equal steps in equal parts of the training.
+        """
+        return 1.0
 
     def prepare_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a saved state whose tensor shapes differ from those at construction (densified splats)."""

@@ -118,6 +118,7 @@ class Trainer:
             device=plugin.device,
             generator=torch.Generator().manual_seed(stream_seed(settings.seed, _PLUGIN)),
             budget_seconds=settings.budget_seconds,
+            step_cost=plugin.step_cost,
         )
         plugin.setup_training(self.context)
         # Put back when training begins: whatever draws numbers in between (another run, a notebook) changes nothing.

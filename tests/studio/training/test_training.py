@@ -14,6 +14,7 @@ import torch
 from tiny_scenes import write_ring_scene
 
 from studio.errors import StudioError
+from studio.plugin import TrainingContext
 from studio.registry import find_plugin, load_config_class
 from studio.training.checkpoint import load_state
 from studio.training.loaded import open_run
@@ -230,3 +231,14 @@ def test_bad_input_leaves_no_run_folder(toy_plugins: None, tmp_path: Path, tiny_
         with pytest.raises(StudioError):
             start(plugin, data, opts, **fields)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_budget_follows_the_cost_of_steps() -> None:
+    """Steps that get four times slower after half of the training: a fifth of the time is half of the steps."""
+    context = TrainingContext(total_steps=10**9, budget_seconds=100.0, step_cost=lambda p: 1.0 if p < 0.5 else 4.0)
+    for elapsed, expected in [(0, 0.0), (10, 0.25), (20, 0.5), (60, 0.75), (100, 1.0), (200, 1.0)]:
+        context.elapsed_seconds = elapsed
+        assert context.progress(0) == pytest.approx(expected)
+    even = TrainingContext(total_steps=100, budget_seconds=10.0, elapsed_seconds=2.5)
+    assert even.progress(0) == pytest.approx(0.25)
+    assert even.progress(60) == pytest.approx(0.6)
