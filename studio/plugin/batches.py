@@ -12,7 +12,6 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from studio.cameras import Cameras
 from studio.scene import Photo
 
 
@@ -63,7 +62,6 @@ class RayBatch:
     """Position of each ray's photo in the training split."""
     pixels: Float[Tensor, "n 2"]
     """(x, y) pixel coordinates, centres at .5."""
-    cameras: tuple[Cameras, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
