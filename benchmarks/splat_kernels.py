@@ -23,12 +23,13 @@ from harness import DATA, RESULTS, Report, gib, peak_memory, warm_up
 
 from studio.cameras import Cameras
 from studio.devices import apply_threads
+from studio.kernels.cache import set_threads
+from studio.kernels.workspace import Workspace
 from studio.training.start import Prepared, TrainOptions, prepare
 from studio_splat.config import SplatConfig
 from studio_splat.engine_cpu import CpuEngine
 from studio_splat.field import SplatField
 from studio_splat.kernels.binning import bin_splats
-from studio_splat.kernels.cache import set_threads
 from studio_splat.kernels.layout import aligned_zeros
 from studio_splat.kernels.loss import photometric_loss
 from studio_splat.kernels.photo import compose
@@ -36,7 +37,6 @@ from studio_splat.kernels.projection import project_forward
 from studio_splat.kernels.projection_backward import STATISTICS_ROWS, project_backward_adam
 from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import rasterize_forward
-from studio_splat.kernels.workspace import Workspace
 
 PROTOCOL = (
     "A Lego model (400x400, white background, SH degree 3) is trained for {train_steps} steps to the stated number of "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from studio.cameras import Cameras
+from studio.kernels.workspace import Workspace
 from studio_splat.config import SplatConfig
 from studio_splat.corrections import Exposure, PoseCorrection
 from studio_splat.engine import StepOptions, Target, psnr_from_mse
@@ -35,7 +36,6 @@ from studio_splat.kernels.projection_backward import STATISTICS_ROWS, AdamSettin
 from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import rasterize_forward
 from studio_splat.kernels.view import CameraModel, View
-from studio_splat.kernels.workspace import Workspace
 from studio_splat.memory import drawing_bytes, require_memory, training_bytes
 from studio_splat.normals import facing_normals
 from studio_splat.schedule import LearningRates

@@ -1,5 +1,5 @@
 """CPU kernels of the splatting plugin: Numba, NumPy arrays in and out, no torch.
 
-``cache`` decides where compiled code lives and how many threads run; ``vec`` is the 16-lane vector layer the kernels
-are written in; ``binning``, ``raster_forward`` and ``raster_backward`` are the tile rasteriser.
+``projection`` and ``sh`` prepare the Gaussians of a view; ``binning``, ``raster_forward`` and ``raster_backward`` are
+the tile rasteriser; ``loss`` compares pictures. All are written in the vector layer of `studio.kernels`.
 """

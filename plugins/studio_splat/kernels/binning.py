@@ -17,9 +17,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from studio.errors import StudioError
-
-from .cache import device, get_threads, inline, kernel
-from .vec import (
+from studio.kernels.cache import device, get_threads, inline, kernel
+from studio.kernels.vec import (
     ceil,
     element,
     floor,
@@ -35,7 +34,7 @@ from .vec import (
     to_float,
     to_int,
 )
-from .workspace import Workspace
+from studio.kernels.workspace import Workspace
 
 TILE = 8
 """Side of a tile in pixels."""

@@ -10,9 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from studio.kernels.cache import inline
+from studio.kernels.vec import (
+    any_lane,
+    broadcast,
+    exp2,
+    fma,
+    fnma,
+    lane_index,
+    load,
+    minimum,
+    select,
+    splat,
+    store,
+    to_float,
+)
+
 from .binning import LOG2_ALPHA_MIN, SHEAR, TILE
-from .cache import inline
-from .vec import any_lane, broadcast, exp2, fma, fnma, lane_index, load, minimum, select, splat, store, to_float
 
 PIXELS = TILE * TILE
 BLOCK = 16

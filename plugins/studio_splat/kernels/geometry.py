@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .elementary import ONE, TWO, ZERO, exp, f32, lanewise
-from .vec import load, maximum, minimum, splat, sqrt, store
+from studio.kernels.elementary import ONE, TWO, ZERO, exp, f32, lanewise
+from studio.kernels.vec import load, maximum, minimum, splat, sqrt, store
+
 from .view import (
     CENTRE_X,
     CENTRE_Y,

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .elementary import HALF, LOG2_E, ONE, TWO, ZERO, exp, f32, lanewise
+from studio.kernels.elementary import HALF, LOG2_E, ONE, TWO, ZERO, exp, f32, lanewise
+from studio.kernels.vec import load, maximum, minimum, select, splat, sqrt, store, sum_lanes, transpose
+
 from .geometry import (
     COLOUR,
     DET,
@@ -63,7 +65,6 @@ from .geometry import (
 )
 from .layout import GEOMETRY_ROWS
 from .sh import MAX_BASIS, basis_gradient, evaluate_basis
-from .vec import load, maximum, minimum, select, splat, sqrt, store, sum_lanes, transpose
 from .view import EPS2D, FISHEYE, FX, FY, HIGH_U, HIGH_V, LOW_U, LOW_V, PINHOLE
 
 # Rows of the scratch vector after those of the geometry.

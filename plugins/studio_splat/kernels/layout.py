@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
+from studio.kernels import cache
+
 from .sh import MAX_DEGREE
 
 LANES = 16

@@ -21,11 +21,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
-from .elementary import ONE, TWO, ZERO, f32, lanewise
+from studio.kernels import cache
+from studio.kernels.elementary import ONE, TWO, ZERO, f32, lanewise
+from studio.kernels.vec import absolute, element, load, select, splat, store, sum_lanes
+
 from .geometry import aligned_scratch
 from .layout import aligned_zeros, check_array
-from .vec import absolute, element, load, select, splat, store, sum_lanes
 
 Padding = Literal["same", "valid"]
 

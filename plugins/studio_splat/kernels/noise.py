@@ -8,8 +8,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
-from .elementary import f32, lanewise
+from studio.kernels import cache
+from studio.kernels.elementary import f32, lanewise
+
 from .layout import LANES, check_blocks
 
 _GATE_SHARPNESS = 100.0

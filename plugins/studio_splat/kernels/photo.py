@@ -6,8 +6,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
-from .elementary import f32, lanewise
+from studio.kernels import cache
+from studio.kernels.elementary import f32, lanewise
+
 from .layout import check_array
 
 _SCALE = f32(1.0 / 255.0)

@@ -14,8 +14,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
-from .elementary import HALF, LOG2_E, ONE, ZERO, exp, f32, lanewise, log2
+from studio.kernels import cache
+from studio.kernels.elementary import HALF, LOG2_E, ONE, ZERO, exp, f32, lanewise, log2
+from studio.kernels.vec import any_lane, ceil, load, maximum, prefetch, select, splat, sqrt, store, transpose
+
 from .geometry import (
     COLOUR,
     DET,
@@ -39,7 +41,6 @@ from .geometry import (
 )
 from .layout import GEOMETRY_ROWS, check_array, check_blocks
 from .sh import MAX_BASIS, evaluate_basis
-from .vec import any_lane, ceil, load, maximum, prefetch, select, splat, sqrt, store, transpose
 from .view import EPS2D, FAR, HEIGHT, NEAR, RADIUS_CLIP, WIDTH, View
 
 RECORD_SIZE = 16

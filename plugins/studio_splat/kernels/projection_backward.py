@@ -13,8 +13,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache
-from .elementary import HALF, ONE, ZERO, lanewise
+from studio.kernels import cache
+from studio.kernels.elementary import HALF, ONE, ZERO, lanewise
+from studio.kernels.vec import any_lane, load, maximum, prefetch, select, splat, sqrt, store
+
 from .geometry import aligned_scratch
 from .geometry_backward import (
     BASIS,
@@ -29,7 +31,6 @@ from .geometry_backward import (
 )
 from .layout import GEOMETRY_ROWS, check_array, check_blocks
 from .projection import CHUNK, RECORD_SIZE
-from .vec import any_lane, load, maximum, prefetch, select, splat, sqrt, store
 from .view import HEIGHT, WIDTH, View
 
 STATISTICS_ROWS = 3

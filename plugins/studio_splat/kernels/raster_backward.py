@@ -22,6 +22,26 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from studio.kernels.cache import Kernel, device, get_threads, inline, kernel
+from studio.kernels.vec import (
+    LANES,
+    absolute,
+    broadcast,
+    element,
+    fma,
+    fnma,
+    lane_index,
+    load,
+    load_block,
+    prefetch,
+    select,
+    splat,
+    store,
+    sum_lanes,
+    sum_rows,
+)
+from studio.kernels.workspace import Workspace
+
 from .binning import RECORD, TILE, Tiles, check_records, share
 from .blend import (
     AHEAD,
@@ -42,26 +62,7 @@ from .blend import (
     store_plane,
     tile_axes,
 )
-from .cache import Kernel, device, get_threads, inline, kernel
 from .raster_forward import Raster, check_features
-from .vec import (
-    LANES,
-    absolute,
-    broadcast,
-    element,
-    fma,
-    fnma,
-    lane_index,
-    load,
-    load_block,
-    prefetch,
-    select,
-    splat,
-    store,
-    sum_lanes,
-    sum_rows,
-)
-from .workspace import Workspace
 
 GRADIENT_BLOCK = 16
 """Gaussians that share one `touched` flag."""

@@ -10,6 +10,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from studio.kernels.cache import Kernel, device, get_threads, inline, kernel
+from studio.kernels.vec import broadcast, element, fetch_add, load, prefetch, select, store_block
+from studio.kernels.workspace import Workspace
+
 from .binning import RECORD, TILE, Tiles, check_records
 from .blend import (
     AHEAD,
@@ -29,9 +33,6 @@ from .blend import (
     store_plane,
     tile_axes,
 )
-from .cache import Kernel, device, get_threads, inline, kernel
-from .vec import broadcast, element, fetch_add, load, prefetch, select, store_block
-from .workspace import Workspace
 
 _GRAIN = 4
 """Tiles a thread takes at a time. Tiles are independent, so who takes which changes no bit of the image."""

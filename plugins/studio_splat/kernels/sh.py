@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementary import ZERO, f32, lanewise
-from .vec import load, splat, store
+from studio.kernels.elementary import ZERO, f32, lanewise
+from studio.kernels.vec import load, splat, store
 
 MAX_DEGREE = 4
 MAX_BASIS = (MAX_DEGREE + 1) ** 2

@@ -53,7 +53,7 @@ def _make_scene(
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Kernels and torch on one thread: on pictures this small, waiting for a second one takes longer than the work."""
-    from studio_splat.kernels import cache
+    from studio.kernels import cache
 
     before = cache.get_threads(), torch.get_num_threads()
     cache.set_threads(1)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studio.kernels.elementary import exp, log2
+from studio.kernels.vec import load, store
 from studio_splat.kernels import layout
-from studio_splat.kernels.elementary import exp, log2
 from studio_splat.kernels.projection import project_forward
-from studio_splat.kernels.vec import load, store
 from studio_splat.kernels.view import View
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from studio_splat.kernels import cache
+from studio.kernels import cache
 from studio_splat.kernels.loss import photometric_loss
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from studio.errors import StudioError
+from studio.kernels import cache
 from studio_splat import reference
-from studio_splat.kernels import cache, layout
+from studio_splat.kernels import layout
 from studio_splat.kernels.projection import project_forward
 from studio_splat.kernels.projection_backward import AdamSettings, project_backward, project_backward_adam
 from studio_splat.kernels.view import View

@@ -10,11 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from studio_splat.kernels import cache
+from studio.kernels import cache
+from studio.kernels.workspace import Workspace, aligned_zeros
 from studio_splat.kernels.binning import Tiles, bin_splats, count_pairs
 from studio_splat.kernels.raster_backward import RasterGradients, rasterize_backward
 from studio_splat.kernels.raster_forward import Raster, rasterize_forward
-from studio_splat.kernels.workspace import Workspace, aligned_zeros
 
 LOG2E = math.log2(math.e)
 

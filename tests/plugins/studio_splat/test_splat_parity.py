@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.errors import StudioError
+from studio.kernels import cache
 from studio_splat import arguments, rasterization, reference
 from studio_splat.backends import backend_status
-from studio_splat.kernels import cache
 
 Scene = dict[str, Any]
 MakeScene = Callable[..., Scene]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from splat_scenes import make_gaussians
 
+from studio.kernels import cache
 from studio.metrics import psnr
-from studio_splat.kernels import cache
 from studio_splat.kernels.layout import pack, unpack
 from studio_splat.kernels.noise import explore
 from studio_splat.kernels.photo import compose, mean_squared_error

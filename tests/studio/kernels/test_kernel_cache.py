@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from studio_splat.kernels import cache
+from studio.kernels import cache
 
 
 def test_hash_follows_every_source(tmp_path: Path) -> None:
@@ -26,9 +26,10 @@ def test_hash_follows_every_source(tmp_path: Path) -> None:
 
 
 _MODULE = """
+from pathlib import Path
 import numba
 import numpy as np
-from studio_splat.kernels import cache
+from studio.kernels import cache
 messages = []
 cache.set_compile_callback(messages.append)
 
@@ -41,7 +42,7 @@ assert not messages, "compiled before the first call"
 a = np.ones(3)
 double(a)
 assert (a == 2.0).all()
-print(len(messages), cache.cache_dir, repr(numba.config.CACHE_DIR), sep="|")
+print(len(messages), cache.cache_dir(Path(__file__).resolve().parent), repr(numba.config.CACHE_DIR), sep="|")
 """
 
 

@@ -1,13 +1,16 @@
 """Where compiled kernels are kept, which threads run them, and what the user is told while they compile.
 
 Numba's own cache notices an edit only in the file of the cached function, never in a module it imports, and then runs
-stale machine code. Here the cache directory is named after a hash of every kernel source, so an edit anywhere starts
-an empty one. Only kernels declared with :func:`kernel` use it; the user's other Numba functions are left alone.
+stale machine code. Here the cache directory is named after a hash of every source a kernel may be built from: all
+modules in its own folder and the kernel rooms of the engine. An edit anywhere in them starts an empty one, so a kernel
+may use inlined functions of those folders and of no other. Only kernels declared with :func:`kernel` use the cache; the
+user's other Numba functions are left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import logging
@@ -28,8 +31,8 @@ _njit: Any = numba.njit
 
 _log = logging.getLogger(__name__)
 
-_COMPILE_SECONDS = 25
-"""About how long all kernels take to compile on one core of a 2024 server; only used in the message."""
+_ENGINE_FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent / "marching" / "kernels")
+"""Kernel sources of the engine, which kernels of any package may build on."""
 
 _PARALLEL = {
     "prange": True,
@@ -51,11 +54,15 @@ def _cpu_identity() -> str:
     return f"{name}:{features}"
 
 
-def source_hash(folder: Path | None = None) -> str:
-    """Hash (16 hex digits) of every kernel source in `folder`, the Python, Numba and llvmlite versions and the CPU."""
+def source_hash(folder: Path) -> str:
+    """Hash (16 hex digits) of the sources that kernels in `folder` are built from, and of what compiles them.
+
+    Covers every module in `folder` and in the engine's kernel rooms, the Python, Numba and LLVM versions and the CPU.
+    """
     digest = hashlib.sha256()
-    for path in sorted((folder or Path(__file__).parent).glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for place in dict.fromkeys((folder, *_ENGINE_FOLDERS)):
+        for path in sorted(place.glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     versions = (
         platform.python_version(),
         numba.__version__,
@@ -66,31 +73,28 @@ def source_hash(folder: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _find_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME`` (or ``~/.cache``) ``/neural-studio/kernels/<hash>``; a temporary folder if not writable."""
-    key = source_hash()
+@functools.cache
+def cache_dir(folder: Path) -> Path:
+    """Folder of the compiled kernels of the modules in `folder`, for these sources, these versions and this CPU.
+
+    ``$XDG_CACHE_HOME`` (or ``~/.cache``) ``/neural-studio/kernels/<hash>``; a temporary folder if that is not writable.
+    """
+    key = source_hash(folder)
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         base = Path(root) if root else Path.home() / ".cache"
-        folder = base / "neural-studio" / "kernels" / key
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (
-        OSError,
-        RuntimeError,
-    ) as problem:  # Path.home() raises RuntimeError without a home directory
+        place = base / "neural-studio" / "kernels" / key
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return place
+    except (OSError, RuntimeError) as problem:  # Path.home() raises RuntimeError without a home directory
         # A fresh private folder rather than a shared name in /tmp: cache files are code, and must not come from others.
-        folder = Path(tempfile.mkdtemp(prefix=f"neural-studio-kernels-{key}-"))
+        place = Path(tempfile.mkdtemp(prefix=f"neural-studio-kernels-{key}-"))
         _log.warning(
             "kernel cache not writable (%s): the CPU kernels are compiled anew in each process",
             problem,
         )
-        return folder
-
-
-cache_dir: Path = _find_cache_dir()
-"""Folder of the compiled kernels of this source, these versions and this CPU."""
+        return place
 
 
 def _choose_threading_layer() -> str:
@@ -165,27 +169,26 @@ def get_threads() -> int:
 
 
 _on_compile: Callable[[str], None] = _log.warning
-_announced = False
+_announced: set[str] = set()
 
 
 def set_compile_callback(callback: Callable[[str], None] | None) -> None:
-    """Send the "compiling" message to `callback` (``None``: the ``studio_splat.kernels.cache`` logger)."""
+    """Send the "compiling" message to `callback` (``None``: the ``studio.kernels.cache`` logger)."""
     global _on_compile
     _on_compile = callback or _log.warning
 
 
-def _announce() -> None:
-    global _announced
-    if not _announced:
-        _announced = True
-        _on_compile(f"compiling the CPU kernels, once, about {_COMPILE_SECONDS} s")
+def _announce(package: str) -> None:
+    if package not in _announced:
+        _announced.add(package)
+        _on_compile(f"compiling the CPU kernels of {package}, once; this takes up to half a minute")
 
 
 @contextlib.contextmanager
-def _private_cache() -> Iterator[None]:
+def _private_cache(place: Path) -> Iterator[None]:
     # Numba picks the directory when a function is declared, so it is ours during that moment only.
     before = numba_config.CACHE_DIR
-    numba_config.CACHE_DIR = str(cache_dir)
+    numba_config.CACHE_DIR = str(place)
     try:
         yield
     finally:
@@ -198,7 +201,7 @@ _build_lock = threading.RLock()
 class Kernel:
     """A function compiled for one signature on its first call, or read from the cache, and called from Python.
 
-    Compilation waits for the first call so that importing the plugin costs nothing and unused variants are never built.
+    Compilation waits for the first call so that importing a module costs nothing and unused variants are never built.
     """
 
     def __init__(self, function: Callable[..., Any], signature: str, parallel: bool) -> None:
@@ -212,10 +215,11 @@ class Kernel:
         """The Numba dispatcher, compiled or loaded from the cache now if it has not been."""
         with _build_lock:
             if self._compiled is None:
-                with _private_cache():
+                place = cache_dir(Path(self.function.__code__.co_filename).resolve().parent)
+                with _private_cache(place):
                     name = self.function.__qualname__.split(".")[-1]
-                    if not any(cache_dir.rglob(f"*{name}-*.nbc")):
-                        _announce()
+                    if not any(place.rglob(f"*{name}-*.nbc")):
+                        _announce(self.function.__module__.split(".")[0])
                     self._compiled = _njit(
                         self.signature,
                         cache=True,

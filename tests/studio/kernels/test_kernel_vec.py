@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio_splat.kernels.cache import kernel
-from studio_splat.kernels.vec import (
+from studio.kernels.cache import kernel
+from studio.kernels.vec import (
     absolute,
     any_lane,
     bits_of,
@@ -165,7 +165,7 @@ def test_exp2_stays_within_its_bound_over_the_whole_range() -> None:
 _CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import test_kernels_vec as subject
+import test_kernel_vec as subject
 import numpy as np
 from numba.core import config
 assert config.CPU_NAME == "haswell"
