@@ -11,14 +11,24 @@ from studio.plugin.config import PluginConfig
 from studio.plugin.spec import API_VERSION, CAPABILITIES, KINDS, PluginSpec
 
 if TYPE_CHECKING:
-    from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo, TrainingContext
-    from studio.plugin.batches import PhotoBatch, PhotoRequest, RayBatch, RayRequest, SampleBatch, SampleRequest
+    from studio.plugin.base import DataInfo, Field, Generator, Plugin, SampleOptions, SceneInfo, TrainingContext
+    from studio.plugin.batches import (
+        PhotoBatch,
+        PhotoRequest,
+        RayBatch,
+        RayRequest,
+        SampleBatch,
+        SampleRequest,
+        TokenBatch,
+        TokenRequest,
+    )
 
 _LAZY = {
     "DataInfo": "studio.plugin.base",
     "Field": "studio.plugin.base",
     "Generator": "studio.plugin.base",
     "Plugin": "studio.plugin.base",
+    "SampleOptions": "studio.plugin.base",
     "SceneInfo": "studio.plugin.base",
     "TrainingContext": "studio.plugin.base",
     "PhotoBatch": "studio.plugin.batches",
@@ -27,6 +37,8 @@ _LAZY = {
     "RayRequest": "studio.plugin.batches",
     "SampleBatch": "studio.plugin.batches",
     "SampleRequest": "studio.plugin.batches",
+    "TokenBatch": "studio.plugin.batches",
+    "TokenRequest": "studio.plugin.batches",
 }
 
 __all__ = [
@@ -44,8 +56,11 @@ __all__ = [
     "RayBatch",
     "RayRequest",
     "SampleBatch",
+    "SampleOptions",
     "SampleRequest",
     "SceneInfo",
+    "TokenBatch",
+    "TokenRequest",
     "TrainingContext",
 ]
 

@@ -62,16 +62,23 @@ class DataInfo:
     """What a Generator is built from: the plain facts of a data set, saved with the run."""
 
     sample_shape: tuple[int, ...] = (2,)
-    """Shape of one sample: (d,) for points, (c, h, w) for pictures."""
+    """Shape of one sample: (d,) for points, (c, h, w) for pictures, () for text."""
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
+    has_captions: bool = False
+    """Whether each sample comes with a caption."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
-        return cls(tuple(data["sample_shape"]), data.get("num_classes"), tuple(data.get("class_names", ())))
+        return cls(
+            tuple(data["sample_shape"]),
+            data.get("num_classes"),
+            tuple(data.get("class_names", ())),
+            bool(data.get("has_captions", False)),
+        )
 
 
 @dataclass
@@ -221,8 +228,17 @@ class Field(Plugin):
     """Format name -> one line of help, for `studio export`."""
 
 
+@dataclass
+class SampleOptions:
+    """How samples are drawn. A Generator with choices (steps, guidance, temperature) subclasses this: its fields become
+    flags of `studio sample` and keyword arguments of `Generator.sample`."""
+
+
 class Generator(Plugin):
     """A model that draws samples: points, pictures or text."""
+
+    sample_options: ClassVar[type[SampleOptions]] = SampleOptions
+    """Dataclass of the keyword arguments that `sample` understands, all with defaults."""
 
     def __init__(self, config: PluginConfig, data_info: DataInfo) -> None:
         super().__init__(config)
@@ -232,7 +248,22 @@ class Generator(Plugin):
         """Set what depends on the data itself: statistics, vocabularies."""
 
     def sample(
-        self, n: int, condition: Any = None, generator: torch.Generator | None = None
+        self,
+        n: int,
+        condition: Sequence[int] | Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> Float[Tensor, n * shape] | list[str]:
-        """Draw `n` samples, without gradients; equal generator states give equal samples."""
+        """Draw `n` samples, without gradients; equal generator states give equal samples.
+
+        Args:
+            n: How many.
+            condition: One class label or caption (text models: prompt) a sample; None draws unconditionally, or from
+                all classes evenly where the model needs a class.
+            generator: CPU generator; a fresh one from torch's default seed when None.
+            options: Fields of `sample_options`.
+
+        Returns:
+            Float32 on the CPU or the model's device, pictures (n, c, h, w) in [0, 1]; text models return strings.
+        """
         raise NotImplementedError

@@ -6,6 +6,7 @@ the matching batch. Orders are a function of the seed, so a resumed run sees the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,23 @@ class SampleRequest:
     """Samples of a data set, each once an epoch in a shuffled order."""
 
     count: int = 32
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """Windows of a text data set, as token ids.
+
+    One long document: windows at uniformly random places of its token stream. One sample a line: whole lines in a
+    shuffled order, cut to the length and padded.
+    """
+
+    count: int
+    length: int
+    """Tokens to predict: each window has one more."""
+    encode: Callable[[str], Sequence[int]]
+    """The plugin's tokenizer; called once for each text, the tokens are kept."""
+    padding: int = -1
+    """Id that fills short lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,5 +92,13 @@ class SampleBatch:
     """Class labels (b,), captions (list of str), or None."""
 
 
-Request = PhotoRequest | RayRequest | SampleRequest
-Batch = PhotoBatch | RayBatch | SampleBatch
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Answer to a `TokenRequest`."""
+
+    tokens: Int[Tensor, "b length+1"]
+    """int64 on the run's device."""
+
+
+Request = PhotoRequest | RayRequest | SampleRequest | TokenRequest
+Batch = PhotoBatch | RayBatch | SampleBatch | TokenBatch

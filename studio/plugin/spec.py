@@ -24,6 +24,12 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "invert": ("invert",),
     "caption": ("caption",),
     "likelihood": ("log_likelihood",),
+    "stream": ("stream",),
+    "trajectory": ("trajectory",),
+    "edit": ("edit",),
+    "attention": ("attention_maps",),
+    "density": ("density",),
+    "inspect": ("ray_samples",),
 }
 """Every capability a spec may declare, and the methods that a class declaring it must have."""
 
