@@ -1,0 +1,55 @@
+"""What capabilities promise beyond the base classes: the methods of a plugin that declares them, with their shapes.
+
+A capability's name stands in `studio.plugin.spec.CAPABILITIES`; commands ask for it with ``isinstance``, as these
+protocols are checked at run time by the methods' names.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class RaySamples(TypedDict):
+    """A ray as a Field sees it: s samples in order, nearest first. float32 on the Field's device."""
+
+    t: Float[Tensor, " s"]
+    """Distance of each sample from the origin, along the unit direction, in scene units."""
+    density: Float[Tensor, " s"]
+    """Absorption per scene unit, at least 0."""
+    weights: Float[Tensor, " s"]
+    """Share of each sample's colour in the pixel; they sum to its opacity."""
+    rgb: Float[Tensor, "s 3"]
+    """sRGB in [0, 1]."""
+
+
+@runtime_checkable
+class HasDensity(Protocol):
+    """Capability 'density': a Field that knows how much matter is at a point, such as a NeRF."""
+
+    def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        """Absorption per scene unit, at least 0 and 0 outside of what the Field models; without gradients.
+
+        Args:
+            points: In the scene's frame, on the Field's device. Any number; the Field takes care of its memory.
+        """
+        ...
+
+
+@runtime_checkable
+class HasRaySamples(Protocol):
+    """Capability 'inspect': a Field that can tell what it composites along one ray."""
+
+    def ray_samples(self, origin: Float[Tensor, "3"], direction: Float[Tensor, "3"]) -> RaySamples:
+        """What `render` composites along one ray; without gradients, the same every time.
+
+        Args:
+            origin: In the scene's frame, on the Field's device.
+            direction: Unit vector.
+
+        Returns:
+            The samples. No sample at all (s = 0) for a ray that meets nothing.
+        """
+        ...
