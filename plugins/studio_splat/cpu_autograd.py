@@ -19,11 +19,12 @@ from torch import Tensor
 from studio.kernels.workspace import Workspace
 from studio_splat.arguments import check_memory
 from studio_splat.kernels import layout
-from studio_splat.kernels.binning import RECORD, TILE, Tiles, bin_splats, count_pairs
+from studio_splat.kernels.binning import Tiles, bin_splats, count_pairs
 from studio_splat.kernels.projection import project_forward
 from studio_splat.kernels.projection_backward import project_backward
 from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import Raster, rasterize_forward
+from studio_splat.kernels.records import RECORD, TILE
 from studio_splat.kernels.view import View as KernelView
 from studio_splat.view_rendering import Gaussians, Splats, TorchRenderer, View
 

@@ -26,7 +26,7 @@ from studio.kernels.vec import (
     to_float,
 )
 
-from .binning import LOG2_ALPHA_MIN, SHEAR, TILE
+from .records import LOG2_ALPHA_MIN, SHEAR, TILE
 
 PIXELS = TILE * TILE
 BLOCK = 16

@@ -14,7 +14,7 @@ from studio.kernels.cache import Kernel, device, get_threads, inline, kernel
 from studio.kernels.vec import broadcast, element, fetch_add, load, prefetch, select, store_block
 from studio.kernels.workspace import Workspace
 
-from .binning import RECORD, TILE, Tiles, check_records
+from .binning import Tiles
 from .blend import (
     AHEAD,
     BLOCK,
@@ -33,6 +33,7 @@ from .blend import (
     store_plane,
     tile_axes,
 )
+from .records import RECORD, TILE, check_records
 
 _GRAIN = 4
 """Tiles a thread takes at a time. Tiles are independent, so who takes which changes no bit of the image."""
@@ -47,11 +48,13 @@ class Raster:
         transmittance: (H, W) float32 in (1e-4, 1], the light that no splat took; opacity is 1 minus this.
         median_depth: (H, W) float32 z-depth of the splat at which the transmittance crosses 1/2; 0 where it never does.
             ``None`` if not asked for.
+        evaluated: (tiles,) int32, how many splats of its list each tile looked at before its last pixel ended.
     """
 
     image: NDArray[np.float32]
     transmittance: NDArray[np.float32]
     median_depth: NDArray[np.float32] | None
+    evaluated: NDArray[np.int32]
 
 
 @device
@@ -92,6 +95,7 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
         image: Any,
         transmittance: Any,
         median_depth: Any,
+        evaluated: Any,
         counter: Any,
         scratch: Any,
         scratch_base: int,
@@ -119,6 +123,7 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
                         store_plane(scratch, scratch_base + plane * PIXELS, filled(0.0))
                 begin = start[tile]
                 kept = begin
+                looked = count[tile]
                 for j in range(begin, begin + count[tile]):
                     index = element(ids, j)
                     base = np.int64(index) * RECORD
@@ -127,6 +132,7 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
                     exponents = splat_exponents(records, base, offsets)
                     if not any_drawn(exponents, live):
                         if not any_of(live):
+                            looked = j + 1 - begin
                             break
                         continue
                     # Also splats that only end pixels stay listed: the backward pass has to see them do so.
@@ -161,6 +167,7 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
                         if channels == 4:
                             depth = accumulate(depth, weights, broadcast(records, base + 9))
                 count[tile] = kept - begin
+                evaluated[tile] = looked
 
                 if channels != 0:
                     store_plane(scratch, scratch_base, red)
@@ -195,7 +202,7 @@ def _forward_kernel(channels: int, median: bool) -> Kernel:
 
     @kernel(
         "void(f4[:,::1], f4[:,::1], i4[::1], i8[::1], i4[::1], i8, i8, f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1],"
-        " i8[::1], f4[:,::1])",
+        " i4[::1], i8[::1], f4[:,::1])",
         parallel=True,
     )
     def forward(
@@ -210,6 +217,7 @@ def _forward_kernel(channels: int, median: bool) -> Kernel:
         image: Any,
         transmittance: Any,
         median_depth: Any,
+        evaluated: Any,
         counter: Any,
         scratch: Any,
     ) -> None:
@@ -227,6 +235,7 @@ def _forward_kernel(channels: int, median: bool) -> Kernel:
                 image.reshape(-1),
                 transmittance.reshape(-1),
                 median_depth.reshape(-1),
+                evaluated,
                 counter,
                 scratch.reshape(-1),
                 np.int64(part) * scratch.shape[1],
@@ -314,6 +323,7 @@ def rasterize_forward(
     median = workspace.array("forward.median", (height, width) if median_depth else (0, 0))
     # One more plane than channels for the transmittance; a spare one keeps threads off each other's cache lines.
     scratch = workspace.array("forward.scratch", (threads, (planes + 2) * PIXELS))
+    evaluated = workspace.array("forward.evaluated", (len(tiles.count),), np.int32)
     counter = workspace.array("forward.counter", (1,), np.int64)
     counter[0] = 0
     _forward_kernel(variant, median_depth)(
@@ -328,6 +338,7 @@ def rasterize_forward(
         image,
         transmittance,
         median,
+        evaluated,
         counter,
         scratch,
     )
@@ -335,4 +346,5 @@ def rasterize_forward(
         image=image[: 3 if variant == 4 and not depth else planes],
         transmittance=transmittance,
         median_depth=median if median_depth else None,
+        evaluated=evaluated,
     )
