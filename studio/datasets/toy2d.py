@@ -15,6 +15,8 @@ TOYS = ("swiss-roll", "moons", "gaussians")
 def toy_dataset(name: str, n: int = 10_000, seed: int = 0) -> ArrayDataset:
     """`n` points of the named toy set, scaled to about unit standard deviation; equal seeds give equal points.
 
+    The points of moons and gaussians carry the number of their arc or component as label.
+
     Raises:
         StudioError: Unknown name.
     """

@@ -51,7 +51,7 @@ class TokenRequest:
     length: int
     """Tokens to predict: each window has one more."""
     encode: Callable[[str], Sequence[int]]
-    """The plugin's tokenizer; called once for each text, the tokens are kept."""
+    """The plugin's tokenizer, the same function in each request; called once for each text, the tokens are kept."""
     padding: int = -1
     """Id that fills short lines."""
 

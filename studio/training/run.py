@@ -26,10 +26,10 @@ class DataSettings:
     """Where the data lies and how it was read; enough to read it again in the same way."""
 
     path: str
-    """Absolute path of a scene or data set, or ``toy:NAME``."""
+    """Absolute path of a scene or data set, or ``toy:NAME``, ``shapes:SIZE``."""
     downscale: float = 1.0
     reader: dict[str, Any] = field(default_factory=dict)
-    """Options of `studio.readers.load_scene`."""
+    """Options of `studio.readers.load_scene` or `studio.datasets.load_dataset`."""
     background: str = "auto"
     """'white', 'black', 'random', or 'auto': white for photos with alpha."""
     cache_gb: float = 2.0

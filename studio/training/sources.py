@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from studio.cameras import Cameras
-from studio.datasets import Dataset
+from studio.datasets import Dataset, TextDataset
+from studio.errors import StudioError
 from studio.plugin.batches import (
     Batch,
     PhotoBatch,
@@ -18,12 +20,14 @@ from studio.plugin.batches import (
     Request,
     SampleBatch,
     SampleRequest,
+    TokenBatch,
+    TokenRequest,
 )
 from studio.scene import Photo, PhotoStore
 from studio.training.order import ShuffledOrder
 from studio.training.randomness import stream_seed
 
-_ORDER, _RAYS = 1, 2
+_ORDER, _RAYS, _WINDOWS = 1, 2, 5
 
 
 class BatchSource(Protocol):
@@ -113,21 +117,66 @@ def _photo_rays(photo: Photo, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 
 class DatasetSource:
-    """Batches of a data set."""
+    """Batches of a data set: samples in a shuffled order, or windows of its text."""
 
     def __init__(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         self.dataset = dataset
         self.device = device
         self._order = ShuffledOrder(len(dataset), stream_seed(seed, _ORDER))
+        self._windows = torch.Generator().manual_seed(stream_seed(seed, _WINDOWS))
+        self._tokens = _Tokens()
 
     def next(self, request: Request) -> Batch:
-        if not isinstance(request, SampleRequest):
-            raise TypeError(f"a Generator was asked for {type(request).__name__}; generators are trained on samples")
-        x, cond = self.dataset.batch(self._order.take(request.count))
-        return SampleBatch(x.to(self.device), cond.to(self.device) if isinstance(cond, Tensor) else cond)
+        if isinstance(request, SampleRequest):
+            x, cond = self.dataset.batch(self._order.take(request.count))
+            return SampleBatch(x.to(self.device), cond.to(self.device) if isinstance(cond, Tensor) else cond)
+        if isinstance(request, TokenRequest):
+            if not isinstance(self.dataset, TextDataset):
+                raise StudioError(f"{self.dataset.name}: is no text, and this plugin learns from text.")
+            texts = self.dataset.texts
+            windows = self._lines(texts, request) if self.dataset.lines else self._places(texts[0], request)
+            return TokenBatch(windows.to(self.device))
+        raise TypeError(
+            f"a Generator was asked for {type(request).__name__}; generators are trained on samples or tokens"
+        )
+
+    def _lines(self, texts: Sequence[str], request: TokenRequest) -> Tensor:
+        windows = torch.full((request.count, request.length + 1), request.padding, dtype=torch.int64)
+        for window, index in zip(windows, self._order.take(request.count), strict=True):
+            tokens = self._tokens.of(texts[index], index, request.encode)[: request.length + 1]
+            window[: len(tokens)] = tokens
+        return windows
+
+    def _places(self, document: str, request: TokenRequest) -> Tensor:
+        tokens = self._tokens.of(document, 0, request.encode)
+        places = len(tokens) - request.length
+        if places < 1:
+            raise StudioError(
+                f"{self.dataset.name}: has {len(tokens):,} tokens, and one window needs {request.length + 1:,}.",
+                fix="Give a longer text, or train with a shorter context.",
+            )
+        starts = torch.randint(places, (request.count, 1), generator=self._windows)
+        return tokens[starts + torch.arange(request.length + 1)].long()
 
     def state(self) -> dict[str, Any]:
-        return {"position": self._order.position}
+        return {"position": self._order.position, "windows": self._windows.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._order.position = state["position"]
+        self._windows.set_state(state["windows"])
+
+
+class _Tokens:
+    """Token ids of texts, each encoded once."""
+
+    def __init__(self) -> None:
+        self._encode: Callable[[str], Sequence[int]] | None = None
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, text: str, index: int, encode: Callable[[str], Sequence[int]]) -> Tensor:
+        """int32 ids of the text with this index; another tokenizer forgets all."""
+        if encode != self._encode:
+            self._encode, self._known = encode, {}
+        if index not in self._known:
+            self._known[index] = torch.as_tensor(encode(text), dtype=torch.int32)
+        return self._known[index]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from studio.datasets import Dataset, load_dataset
+from studio.datasets import Dataset, TextDataset, is_generated, load_dataset
 from studio.devices import select
 from studio.errors import StudioError
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
@@ -45,7 +45,7 @@ class TrainOptions:
     cache_gb: float = 2.0
     """Decoded photos kept in memory, GiB."""
     reader: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `studio.readers.load_scene`."""
+    """Options of `studio.readers.load_scene` (fields) or `studio.datasets.load_dataset` (generators)."""
     tensorboard: bool = True
     log_every: int = 20
     checkpoint_seconds: float = 60.0
@@ -125,7 +125,7 @@ def prepare(
     chosen = select(options.device, supported=entry.spec.devices, owner=plugin)
     announce(f"device: {chosen}")
     where = DataSettings(
-        path=str(data) if str(data).startswith("toy:") else str(Path(data).expanduser().resolve()),
+        path=str(data) if is_generated(data) else str(Path(data).expanduser().resolve()),
         downscale=options.downscale,
         reader=dict(options.reader),
         background=options.background,
@@ -141,8 +141,10 @@ def prepare(
         info: SceneInfo | DataInfo = _scene_info(scene, photos, options.background)
     else:
         assert dataset is not None
-        announce(f"{len(dataset):,} samples of shape {'x'.join(map(str, dataset.sample_shape))} ({dataset.name})")
-        info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names)
+        announce(_describe_dataset(dataset))
+        for note in dataset.notes:
+            announce(f"note: {note}")
+        info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names, dataset.has_captions)
     config = RunConfig(
         plugin=plugin,
         preset=preset,
@@ -217,6 +219,8 @@ def prepare_resume(
     scene, photos, dataset = _open_data(type(model), config.data)
     if scene is not None and photos is not None:
         announce(_describe_scene(scene, photos))
+    elif dataset is not None:
+        announce(_describe_dataset(dataset))
     seed_everything(config.seed)
     model.to(chosen.torch_device)
     merged = TrainOptions(
@@ -278,7 +282,7 @@ def _open_data(cls: type[Plugin], where: DataSettings) -> tuple[Scene | None, Ph
     if issubclass(cls, Field):
         scene = load_scene(where.path, **where.reader)
         return scene, photo_store(scene, "train", cls, where.downscale, where.cache_gb), None
-    return None, None, load_dataset(where.path)
+    return None, None, load_dataset(where.path, **where.reader)
 
 
 def _source(photos: PhotoStore | None, dataset: Dataset | None, seed: int, device: torch.device) -> BatchSource:
@@ -311,3 +315,14 @@ def _describe_scene(scene: Scene, photos: PhotoStore) -> str:
     points = f", {len(scene.points):,} points" if scene.points is not None else ""
     width, height = camera.size
     return f"{len(photos)} training photos, {held_out} held out, {width}x{height}{points} ({scene.format})"
+
+
+def _describe_dataset(dataset: Dataset) -> str:
+    if isinstance(dataset, TextDataset):
+        what = f"{len(dataset):,} lines" if dataset.lines else "one document"
+        return f"{what}, {dataset.characters:,} characters ({dataset.name})"
+    shape = "x".join(map(str, dataset.sample_shape))
+    classes = (
+        f", {dataset.num_classes} classes" if dataset.num_classes else ", captions" if dataset.has_captions else ""
+    )
+    return f"{len(dataset):,} samples of shape {shape}{classes} ({dataset.name})"

@@ -1,0 +1,138 @@
+"""The idx files of MNIST and its relatives, plain or gzipped (http://yann.lecun.com/exdb/mnist/)."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from studio.datasets.arrays import ArrayDataset
+from studio.datasets.held_out import Split
+from studio.errors import StudioError
+
+_UBYTE = 8
+_CHUNK = 1 << 20
+_DEFLATE_RATIO = 1032
+"""Deflate never packs more bytes into one than this."""
+
+
+def looks_like_idx(path: Path) -> bool:
+    """Whether a file begins as an idx file of bytes, also inside gzip."""
+    try:
+        with _open(path) as file:
+            head = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(head) == 4 and head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4
+
+
+def find_idx_files(folder: Path) -> list[Path]:
+    """The idx files directly in a folder, by name."""
+    return sorted(p for p in folder.iterdir() if "idx" in p.name and p.is_file() and looks_like_idx(p))
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """The array of one idx file.
+
+    Raises:
+        StudioError: Not an idx file of bytes, cut off, or with sizes that the file cannot hold; nothing is allocated
+            by such sizes.
+    """
+    packed = path.stat().st_size
+    try:
+        with _open(path) as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= 4:
+                raise StudioError(f"{path}: not an idx file.", fix="It must begin with two zero bytes, as MNIST's do.")
+            if head[2] != _UBYTE:
+                raise StudioError(f"{path}: holds values of type 0x{head[2]:02x}.", fix="Only unsigned bytes are read.")
+            sizes = file.read(4 * head[3])
+            if len(sizes) < 4 * head[3]:
+                raise StudioError(f"{path}: ends within its header.", fix="Get the file again.")
+            shape = struct.unpack(f">{head[3]}I", sizes)
+            wanted = math.prod(shape)
+            possible = packed * (_DEFLATE_RATIO if path.suffix == ".gz" else 1)
+            if wanted > possible:
+                raise StudioError(
+                    f"{path}: states {' x '.join(map(str, shape))} values, more than its {packed:,} bytes can hold.",
+                    fix="Get the file again.",
+                )
+            # In chunks, so that memory grows with what is really there.
+            data = bytearray()
+            while len(data) < wanted and (chunk := file.read(min(_CHUNK, wanted - len(data)))):
+                data += chunk
+            behind = file.read(1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise StudioError(f"{path}: cannot be read ({error}).", fix="Get the file again.") from error
+    if len(data) < wanted:
+        raise StudioError(
+            f"{path}: is cut off: {len(data):,} of {wanted:,} values are there.", fix="Get the file again."
+        )
+    if behind:
+        raise StudioError(f"{path}: goes on behind its {wanted:,} values.", fix="Get the file again.")
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def load_idx(path: Path, split: Split) -> ArrayDataset:
+    """Pictures (n, 1, h, w) and labels from a folder of idx files, or from one file of pictures and its labels beside.
+
+    With files of both ``train`` and ``t10k`` (or ``test``) in their names those are the splits; else a tenth is held
+    out.
+
+    Raises:
+        StudioError: No pictures there, damaged files, or labels that do not fit.
+    """
+    files = find_idx_files(path) if path.is_dir() else [path]
+    pictures = [file for file in files if "label" not in file.name]
+    if not pictures:
+        raise StudioError(f"{path}: holds no idx file of pictures.", fix="MNIST's is train-images-idx3-ubyte.gz.")
+    trained = [file for file in pictures if "train" in file.name]
+    tested = [file for file in pictures if "t10k" in file.name or "test" in file.name]
+    name = path.name if path.is_dir() else path.name.split(".")[0]
+    if path.is_dir() and trained and tested:
+        return _pair(trained[0] if split == "train" else tested[0], name)
+    if len(pictures) > 1:
+        raise StudioError(
+            f"{path}: holds several idx files of pictures ({', '.join(file.name for file in pictures)}).",
+            fix="Name one of them.",
+        )
+    return _pair(pictures[0], name).part(split, str(path))
+
+
+def _pair(pictures: Path, name: str) -> ArrayDataset:
+    x = read_idx(pictures)
+    if x.ndim not in (3, 4) or 0 in x.shape:
+        raise StudioError(
+            f"{pictures}: has {x.ndim} dimensions of sizes {x.shape}.", fix="Pictures are (count, height, width)."
+        )
+    planes = x[:, None] if x.ndim == 3 else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    labels = _labels_beside(pictures)
+    if labels is None:
+        note = f"no labels beside {pictures.name}: without classes"
+        return ArrayDataset(name, torch.from_numpy(planes), notes=(note,))
+    y = read_idx(labels)
+    if y.shape != (len(x),):
+        raise StudioError(f"{labels}: has {len(y):,} labels for {len(x):,} pictures.", fix="Get both files again.")
+    names = tuple(str(i) for i in range(int(y.max()) + 1))
+    return ArrayDataset(name, torch.from_numpy(planes), torch.from_numpy(y.astype(np.int64)), names)
+
+
+def _labels_beside(pictures: Path) -> Path | None:
+    stem = pictures.name.removesuffix(".gz").replace("images", "labels")
+    for old, new in (("idx3", "idx1"), ("idx4", "idx1"), ("", "")):
+        for ending in ("", ".gz"):
+            candidate = pictures.with_name(stem.replace(old, new) + ending)
+            if candidate != pictures and candidate.is_file() and looks_like_idx(candidate):
+                return candidate
+    return None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]

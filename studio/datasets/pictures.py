@@ -1,0 +1,271 @@
+"""Pictures in a folder or an archive as a data set: found at once, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from studio.datasets.held_out import Split
+from studio.datasets.imagefolder import read_layout
+from studio.datasets.trees import FileTree, open_tree
+from studio.errors import StudioError
+
+ColorMode = Literal["auto", "rgb", "grey"]
+
+_log = logging.getLogger(__name__)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_CACHE_BYTES = 1 << 29
+_ORIENTATION = 0x0112
+_TAIL = 64
+_DECODERS = 4
+
+
+class PictureDataset:
+    """Equal-shaped pictures with labels or captions.
+
+    Decoded pictures are kept as bytes while all of them fit into half a gigabyte.
+
+    Args:
+        tree: Where the files lie.
+        files: Their names.
+        size: (height, width) of the samples: pictures are cropped to the middle at this aspect and resized, with a
+            bicubic filter that averages over what it reduces.
+        channels: 1 or 3.
+        strict: Raise at a picture that turns out to be damaged when it is decoded. Else the next one takes its place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tree: FileTree,
+        files: Sequence[str],
+        *,
+        size: tuple[int, int],
+        channels: int,
+        labels: Sequence[int] | None = None,
+        class_names: tuple[str, ...] = (),
+        captions: Sequence[str] | None = None,
+        notes: tuple[str, ...] = (),
+        strict: bool = False,
+    ) -> None:
+        self.name = name
+        self.files = tuple(files)
+        self.sample_shape: tuple[int, ...] = (channels, *size)
+        self.class_names = class_names
+        self.captions: tuple[str, ...] = tuple(captions or ())
+        self.notes = notes
+        self.damaged: set[int] = set()
+        """Rows that could not be decoded although their headers were sound."""
+        self._tree = tree
+        self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self._strict = strict
+        shape = (len(self.files), *size, channels)
+        # Zeroed pages cost nothing until they are written.
+        self._kept = np.zeros(shape, np.uint8) if int(np.prod(shape)) <= _CACHE_BYTES else None
+        self._known = np.zeros(len(self.files), bool)
+
+    @property
+    def num_classes(self) -> int | None:
+        return None if self._labels is None else len(self.class_names)
+
+    @property
+    def has_captions(self) -> bool:
+        return bool(self.captions)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Any]:
+        rows = [int(i) for i in indices]
+        pixels: list[npt.NDArray[np.uint8]]
+        if len(rows) >= 2 * _DECODERS and not self._known[rows].all():
+            with ThreadPoolExecutor(_DECODERS) as pool:
+                found = list(pool.map(self._get, rows))
+        else:
+            found = [self._get(row) for row in rows]
+        pixels, used = [pair[0] for pair in found], [pair[1] for pair in found]
+        x = torch.from_numpy(np.stack(pixels)).movedim(-1, 1).float().div_(255).contiguous()
+        if self.captions:
+            return x, [self.captions[row] for row in used]
+        return x, None if self._labels is None else self._labels[used]
+
+    def _get(self, row: int) -> tuple[npt.NDArray[np.uint8], int]:
+        """The pixels of a row, or of the next one that can be decoded, and which that was."""
+        for step in range(len(self.files)):
+            actual = (row + step) % len(self.files)
+            if self._kept is not None and self._known[actual]:
+                return self._kept[actual], actual
+            if actual in self.damaged:
+                continue
+            try:
+                pixels = self._decode(self.files[actual])
+            except _BROKEN as error:
+                self._report(actual, error)
+                continue
+            if self._kept is not None:
+                self._kept[actual] = pixels
+                self._known[actual] = True
+            return pixels, actual
+        raise StudioError(f"{self._tree.path}: no picture can be read any more.", fix="Put the data back.")
+
+    def _report(self, row: int, error: BaseException) -> None:
+        text = f"{self._tree.path}: {self.files[row]} cannot be read ({_reason(error)})"
+        if self._strict:
+            raise StudioError(f"{text}.", fix="Replace or remove it, or leave --strict out.") from error
+        self.damaged.add(row)
+        _log.warning("%s; the next picture is taken in its place", text)
+
+    def _decode(self, name: str) -> npt.NDArray[np.uint8]:
+        channels, height, width = self.sample_shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with self._tree.open(name) as stream, Image.open(stream) as opened:
+                # JPEG decodes a smaller picture quicker; twice the size leaves the filter enough to average.
+                opened.draft(None, (2 * width, 2 * height))
+                picture = _plain(ImageOps.exif_transpose(opened), channels)
+        if picture.size != (width, height):
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+        return np.asarray(picture, dtype=np.uint8).reshape(height, width, channels)
+
+
+def load_pictures(
+    path: Path,
+    split: Split,
+    *,
+    image_size: int | None = None,
+    color: ColorMode = "auto",
+    strict: bool = False,
+) -> PictureDataset:
+    """Open a folder or zip archive of pictures.
+
+    Args:
+        path: Laid out as `studio.datasets.imagefolder` says.
+        split: 'train' or 'test'.
+        image_size: Side of square samples, pixels; None: the pictures' own size, which must then be one.
+        color: 'rgb', 'grey', or 'auto': grey where all pictures are.
+        strict: Raise at what would else be left out and counted in the notes.
+
+    Raises:
+        StudioError: No pictures, sizes that differ without `image_size`, or, if strict, anything damaged or missing.
+    """
+    tree = open_tree(path)
+    layout = read_layout(tree, split, strict=strict)
+    heads: list[_Head] = []
+    good: list[int] = []
+    broken: list[str] = []
+    for row, name in enumerate(layout.files):
+        try:
+            heads.append(_inspect(tree, name))
+            good.append(row)
+        except _BROKEN as error:
+            broken.append(f"{name}: {_reason(error)}")
+    notes = list(layout.notes)
+    if broken:
+        what = f"{len(broken):,} unreadable picture{'s' if len(broken) > 1 else ''} (first: {broken[0]})"
+        if strict or not good:
+            raise StudioError(f"{path}: {what}.", fix="Replace or remove them, or leave --strict out.")
+        notes.append(f"skipped {what}")
+    size = _common_size(path, heads, image_size)
+    grey = sum(head.grey for head in heads)
+    if color == "auto" and 0 < grey < len(heads):
+        notes.append(f"{grey:,} of {len(heads):,} pictures are grey: all are read as RGB")
+    channels = 1 if color == "grey" or (color == "auto" and grey == len(heads)) else 3
+    if transparent := sum(head.transparent for head in heads):
+        notes.append(f"{transparent:,} pictures with transparency are put on white")
+    return PictureDataset(
+        path.stem if path.is_file() else path.name,
+        tree,
+        [layout.files[i] for i in good],
+        size=size,
+        channels=channels,
+        labels=None if layout.labels is None else [layout.labels[i] for i in good],
+        class_names=layout.classes,
+        captions=None if layout.captions is None else [layout.captions[i] for i in good],
+        notes=tuple(notes),
+        strict=strict,
+    )
+
+
+class _Head:
+    """What a picture's header says."""
+
+    __slots__ = ("grey", "size", "transparent")
+
+    def __init__(self, picture: Image.Image) -> None:
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        self.size = (width, height) if turned else (height, width)
+        self.grey = picture.mode in _GREY
+        self.transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+
+
+def _inspect(tree: FileTree, name: str) -> _Head:
+    """The header of a picture; raises one of `_BROKEN` where it is damaged or the file is cut off."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tree.open(name) as stream:
+            with Image.open(stream) as picture:
+                head, kind = _Head(picture), picture.format
+            return head if _ends_well(tree, name, kind) else _cut_off()
+
+
+def _ends_well(tree: FileTree, name: str, kind: str | None) -> bool:
+    """Whether a JPEG or PNG has its end marker: files that were cut off are the damage one meets."""
+    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
+    if marker is None:
+        return True
+    with tree.open(name) as stream:
+        length = stream.seek(0, 2)
+        # Some cameras pad or append to their files, then the marker is looked for in all of it.
+        stream.seek(max(length - _TAIL, 0))
+        if marker in stream.read():
+            return True
+        stream.seek(0)
+        return marker in stream.read()
+
+
+def _cut_off() -> _Head:
+    raise OSError("the file is cut off")
+
+
+def _plain(picture: Image.Image, channels: int) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        wide = np.asarray(picture, dtype=np.float64)
+        top = 1.0 if picture.mode == "F" else 65535.0
+        picture = Image.fromarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        over = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def _common_size(path: Path, heads: Sequence[_Head], wanted: int | None) -> tuple[int, int]:
+    if wanted is not None:
+        return wanted, wanted
+    sizes = Counter(head.size for head in heads)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{count:,} of {w}x{h}" for (h, w), count in sizes.most_common(3))
+        raise StudioError(
+            f"{path}: the pictures have {len(sizes)} different sizes ({shown}).", fix="Give --image-size 64 or so."
+        )
+    return next(iter(sizes))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
