@@ -1,0 +1,70 @@
+"""The ray-marching engine: sampling along rays, empty space, scene contraction, and volume rendering.
+
+Knows no network: a field enters as a function of points, or as tensors of densities and colours. Distances t are along
+the unit direction of a ray (``depth = t * rays.depth_scale`` is the z-depth of the rest of the studio).
+
+Dense functions take (…, s) samples, the same number for every ray; packed ones a `PackedSamples` with as many as each
+ray needs. Everything is differentiable torch on any device; on the CPU in float32 the grid and the packed functions
+run as compiled kernels.
+"""
+
+from studio.marching.compositing import (
+    composite,
+    distortion_loss,
+    expected_depth,
+    median_depth,
+    opacity,
+    weights_from_density,
+)
+from studio.marching.grid import OccupancyGrid
+from studio.marching.near_far import ray_box, ray_sphere
+from studio.marching.packed import (
+    PackedSamples,
+    packed_composite,
+    packed_distortion_loss,
+    packed_expected_depth,
+    packed_median_depth,
+    packed_opacity,
+    packed_sum,
+    packed_weights,
+    visible,
+)
+from studio.marching.sampling import (
+    Spacing,
+    distance_to_unit,
+    edges_of_points,
+    midpoints,
+    sample_pdf,
+    stratified,
+    stratified_points,
+    unit_to_distance,
+)
+
+__all__ = [
+    "OccupancyGrid",
+    "PackedSamples",
+    "Spacing",
+    "composite",
+    "distance_to_unit",
+    "distortion_loss",
+    "edges_of_points",
+    "expected_depth",
+    "median_depth",
+    "midpoints",
+    "opacity",
+    "packed_composite",
+    "packed_distortion_loss",
+    "packed_expected_depth",
+    "packed_median_depth",
+    "packed_opacity",
+    "packed_sum",
+    "packed_weights",
+    "ray_box",
+    "ray_sphere",
+    "sample_pdf",
+    "stratified",
+    "stratified_points",
+    "unit_to_distance",
+    "visible",
+    "weights_from_density",
+]

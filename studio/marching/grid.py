@@ -1,0 +1,311 @@
+"""A multi-level occupancy grid: where a scene is empty, so that rays need not ask the network there.
+
+Müller et al. 2022 (instant-ngp), appendix E.2: the greatest density seen in each cell is kept and fades slowly; a cell
+counts as occupied while a step through it could be noticed. Level l covers the box scaled by 2^l about its centre; a
+point belongs to the finest level that covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from studio.cameras import Cameras
+from studio.marching import march_torch
+from studio.marching.arguments import check_box, check_interval, check_rays, check_same_shape
+from studio.marching.lattice import Lattice
+from studio.marching.march_torch import BLOCK
+from studio.marching.near_far import ray_box
+from studio.marching.packed import PackedSamples, packed_weights, visible
+
+_LEAP = 15
+"""Largest distance to an occupied block that is kept, in blocks."""
+
+_POINTS_AT_ONCE = 1 << 18
+
+
+class OccupancyGrid(nn.Module):
+    """Which cells of a box may hold something. Holds buffers only; `state_dict` saves and restores it exactly.
+
+    A new grid is occupied everywhere.
+
+    Args:
+        box: Lower and upper corner of level 0.
+        resolution: Cells along each axis of every level; a multiple of 4.
+        levels: Number of boxes, each twice the size of the one before.
+        decay: What is left of a cell's greatest density after each update that looks at it.
+        threshold: Optical thickness of one step (on level l, of 2^l steps) from which a cell is occupied; the mean of
+            the grid where that is less, so that a young field is not declared empty.
+        warmup: Number of first updates that look at all cells; later ones look at a sample.
+
+    Raises:
+        StudioError: The box has no volume.
+        ValueError: Another argument is out of range.
+    """
+
+    box: Tensor
+    density: Tensor
+    words: Tensor
+    clearance: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        box: Float[Tensor, "2 3"],
+        resolution: int = 128,
+        levels: int = 1,
+        *,
+        decay: float = 0.95,
+        threshold: float = 0.01,
+        warmup: int = 16,
+    ) -> None:
+        super().__init__()
+        check_box(box)
+        if resolution < BLOCK or resolution % BLOCK:
+            raise ValueError(f"resolution: expected a positive multiple of {BLOCK}, got {resolution}")
+        if levels < 1:
+            raise ValueError(f"levels: expected at least 1, got {levels}")
+        if not 0.0 < decay <= 1.0:
+            raise ValueError(f"decay: expected a factor in (0, 1], got {decay}")
+        if threshold < 0.0 or warmup < 0:
+            raise ValueError(f"threshold and warmup: expected at least 0, got {threshold} and {warmup}")
+        self.resolution, self.levels = resolution, levels
+        self.decay, self.threshold, self.warmup = decay, threshold, warmup
+        blocks = resolution // BLOCK
+        self.register_buffer("box", box.detach().clone().float())
+        # Greatest density seen in each cell; negative in cells that stay empty whatever is seen.
+        self.register_buffer("density", torch.zeros(levels, resolution, resolution, resolution))
+        # Bit (x % 4 * 4 + y % 4) * 4 + z % 4 of word [level, x // 4, y // 4, z // 4] is the cell (x, y, z).
+        self.register_buffer("words", torch.full((levels, blocks, blocks, blocks), -1, dtype=torch.int64))
+        # Distance (Chebyshev, in blocks) to the next block that is not empty, 0 in such a block.
+        self.register_buffer("clearance", torch.zeros(levels, blocks, blocks, blocks, dtype=torch.uint8))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def outer_box(self) -> Float[Tensor, "2 3"]:
+        """The box of the outermost level."""
+        centre, half = 0.5 * (self.box[0] + self.box[1]), 0.5 * (self.box[1] - self.box[0])
+        return torch.stack([centre - half * 2 ** (self.levels - 1), centre + half * 2 ** (self.levels - 1)])
+
+    @property
+    def cells(self) -> Bool[Tensor, "levels r r r"]:
+        """Which cells are occupied."""
+        bits = (self.words[..., None] >> torch.arange(64, device=self.words.device)) & 1
+        blocks = self.words.shape[1]
+        parts = bits.bool().view(self.levels, blocks, blocks, blocks, BLOCK, BLOCK, BLOCK)
+        return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(self.density.shape)
+
+    @property
+    def occupied_share(self) -> float:
+        """Share of the cells that points can fall into (not those that a finer level answers for) that is occupied."""
+        reachable = self._reachable()
+        return float((self.cells & reachable).sum() / reachable.sum())
+
+    def occupied(self, points: Float[Tensor, "*b 3"]) -> Bool[Tensor, "*b"]:
+        """Whether points lie in occupied cells; False outside the outermost level."""
+        return march_torch.occupied(self.words, points, self.box)
+
+    @torch.no_grad()
+    def set_cells(self, cells: Bool[Tensor, "levels r r r"]) -> None:
+        """Declare which cells are occupied, until the next update."""
+        check_same_shape("cells", cells, tuple(self.density.shape), "levels and three axes")
+        cells = cells.clone()
+        quarter = self.resolution // 4
+        inner = slice(quarter, 3 * quarter)
+        for level in range(1, self.levels):
+            # Only rounding at the border sends a point here, and then the finer level's opinion is wanted.
+            finer = functional.max_pool3d(cells[level - 1][None, None].float(), 2)
+            cells[level, inner, inner, inner] = finer[0, 0] > 0
+        blocks = self.words.shape[1]
+        parts = cells.view(self.levels, blocks, BLOCK, blocks, BLOCK, blocks, BLOCK)
+        bits = parts.permute(0, 1, 3, 5, 2, 4, 6).reshape(*self.words.shape, 64).to(torch.int64)
+        self.words.copy_((bits << torch.arange(64, device=bits.device)).sum(-1))
+        self.clearance.copy_(self._distances(self.words != 0))
+
+    @torch.no_grad()
+    def exclude_unseen(self, cameras: Cameras) -> None:
+        """Declare empty for good all cells whose centre no camera sees: nothing could correct what grows there.
+
+        Args:
+            cameras: The training cameras, one batch axis.
+        """
+        for level in range(self.levels):
+            flat = self.density[level].view(-1)
+            for begin in range(0, flat.numel(), _POINTS_AT_ONCE):
+                index = torch.arange(begin, min(begin + _POINTS_AT_ONCE, flat.numel()), device=flat.device)
+                points = self._points(level, index, torch.full((len(index), 3), 0.5, device=flat.device))
+                seen = torch.zeros(len(index), dtype=torch.bool, device=flat.device)
+                for i in range(len(cameras)):
+                    seen |= cameras[i].sees(points)
+                flat[index[~seen]] = -1.0
+        self.set_cells(self.cells & (self.density >= 0))
+
+    @torch.no_grad()
+    def update(
+        self,
+        density_fn: Callable[[Float[Tensor, "m 3"]], Tensor],
+        *,
+        step_size: float,
+        generator: torch.Generator | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Look at the field again, at a random point of each cell looked at, and decide anew which are occupied.
+
+        The first `warmup` updates look at all cells, later ones at `count` cells drawn from all and `count` drawn from
+        the occupied ones of each level (a cell may be drawn twice; it is looked at once).
+
+        Args:
+            density_fn: Densities (m) or (m, 1) at points; called with many points at a time, without gradients.
+            step_size: Length of a marching step, to which `threshold` refers.
+            generator: Draws cells and points; on any device.
+            count: Default: a quarter of a level's cells.
+        """
+        if not step_size > 0:
+            raise ValueError(f"step_size: expected a positive distance, got {step_size}")
+        everything = int(self.updates) < self.warmup
+        cells = None if everything else self.cells
+        reachable = self._reachable()
+        for level in range(self.levels):
+            allowed = (reachable[level] & (self.density[level] >= 0)).view(-1)
+            if cells is not None:
+                allowed &= self._draw(cells[level].view(-1), count, generator)
+            index = allowed.nonzero()[:, 0]
+            flat = self.density[level].view(-1)
+            for part in index.split(_POINTS_AT_ONCE):
+                points = self._points(level, part, self._random(len(part), generator))
+                seen = density_fn(points)
+                if seen.numel() != len(part):
+                    raise ValueError(f"density_fn: expected {len(part)} densities, got shape {tuple(seen.shape)}")
+                flat[part] = torch.maximum(flat[part] * self.decay, seen.reshape(-1).to(flat))
+        scale = step_size * 2.0 ** torch.arange(self.levels, device=self.density.device)
+        thickness = self.density * scale[:, None, None, None]
+        counted = reachable & (self.density >= 0)
+        mean = float(thickness[counted].mean()) if bool(counted.any()) else 0.0
+        self.set_cells(thickness > min(self.threshold, mean))
+        self.updates += 1
+
+    @torch.no_grad()
+    def march(
+        self,
+        origins: Float[Tensor, "n 3"],
+        directions: Float[Tensor, "n 3"],
+        near: Float[Tensor, " n"] | None = None,
+        far: Float[Tensor, " n"] | None = None,
+        *,
+        step_size: float,
+        cone_angle: float = 0.0,
+        jitter: Float[Tensor, " n"] | None = None,
+        max_samples: int = 1024,
+        density_fn: Callable[[PackedSamples], Float[Tensor, " m"]] | None = None,
+        early_stop: float = 1e-4,
+    ) -> PackedSamples:
+        """The intervals along each ray that lie in occupied cells.
+
+        The stretch of each ray between near and far within the outermost box is cut into steps (the first and the last
+        may be shorter, so that they fill it); a step is kept if the cell in its middle is occupied. Steps are
+        `step_size` long, and ``cone_angle`` times the distance where that is more.
+
+        Args:
+            origins: Where rays start.
+            directions: Of unit length.
+            near: Where each ray begins to count; default 0.
+            far: Where it ends; default: where it leaves the box.
+            step_size: Least length of a step.
+            cone_angle: Growth of the step with distance, for scenes seen near and far.
+            jitter: In [0, 1), one a ray: moves its steps towards the origin by this part of a step. None is 0.
+            max_samples: Most intervals a ray; what lies behind them is left out.
+            density_fn: If given, asked (without gradients) for the density at the samples; those behind which the
+                transmittance has fallen below `early_stop` are dropped.
+            early_stop: Least transmittance with which light enters a sample that is kept.
+
+        Returns:
+            Detached samples. Rays that miss the box or its occupied cells have none.
+
+        Raises:
+            StudioError: near > far, or a ray is not finite or has no direction.
+            ValueError: Shapes; step_size, cone_angle or max_samples out of range.
+        """
+        if not step_size > 0 or not cone_angle >= 0 or max_samples < 1:
+            raise ValueError(
+                "step_size: expected a positive distance, cone_angle at least 0 and max_samples at least 1, "
+                f"got {step_size}, {cone_angle} and {max_samples}"
+            )
+        check_rays(origins, directions)
+        rays = len(origins)
+        check_same_shape("directions", directions, (rays, 3), "one a ray")
+        for name, value in (("near", near), ("far", far), ("jitter", jitter)):
+            if value is not None:
+                check_same_shape(name, value, (rays,), "one a ray")
+        entry, leave, hit = ray_box(origins, directions, self.outer_box)
+        if near is not None and far is not None:
+            check_interval(near, far)
+        begin = entry if near is None else torch.maximum(entry, near)
+        end = leave if far is None else torch.minimum(leave, far)
+        end = torch.where(hit, end, begin)
+        samples = PackedSamples(
+            *march_torch.march(
+                self.words,
+                self.box,
+                origins,
+                directions,
+                begin,
+                end,
+                Lattice.build(begin, jitter, step_size, cone_angle),
+                max_samples,
+            )
+        )
+        if density_fn is None or len(samples) == 0:
+            return samples
+        _, transmittance = packed_weights(density_fn(samples).reshape(-1), samples)
+        return samples.keep(visible(transmittance, early_stop))
+
+    def _reachable(self) -> Bool[Tensor, "levels r r r"]:
+        """Cells that points can fall into; the inner part of a level belongs to the next finer one."""
+        mask = torch.ones(self.density.shape, dtype=torch.bool, device=self.density.device)
+        quarter = self.resolution // 4
+        inner = slice(quarter, 3 * quarter)
+        mask[1:, inner, inner, inner] = False
+        return mask
+
+    def _points(self, level: int, index: Tensor, within: Tensor) -> Float[Tensor, "m 3"]:
+        r = self.resolution
+        cell = torch.stack([index // (r * r), index // r % r, index % r], dim=-1)
+        unit = (cell + within) * (2.0 / r) - 1.0
+        centre, half = 0.5 * (self.box[0] + self.box[1]), 0.5 * (self.box[1] - self.box[0])
+        return centre + unit * half * 2.0**level
+
+    def _draw(self, cells: Bool[Tensor, " c"], count: int | None, generator: torch.Generator | None) -> Tensor:
+        """Mask of `count` cells drawn from all and `count` drawn from the occupied ones."""
+        count = len(cells) // 4 if count is None else count
+        drawn = torch.zeros_like(cells)
+        drawn[self._integers(len(cells), count, generator)] = True
+        full = cells.nonzero()[:, 0]
+        if len(full) <= count:
+            drawn[full] = True
+        else:
+            drawn[full[self._integers(len(full), count, generator)]] = True
+        return drawn
+
+    def _integers(self, below: int, count: int, generator: torch.Generator | None) -> Tensor:
+        device = self.density.device if generator is None else generator.device
+        return torch.randint(below, (count,), generator=generator, device=device).to(self.density.device)
+
+    def _random(self, count: int, generator: torch.Generator | None) -> Tensor:
+        device = self.density.device if generator is None else generator.device
+        return torch.rand((count, 3), generator=generator, device=device).to(self.density.device)
+
+    def _distances(self, full: Bool[Tensor, "levels w w w"]) -> Tensor:
+        blocks = full.shape[1]
+        near = full.float()
+        # A ray must not leap into the part that the finer level answers for.
+        low, high = self.resolution // 4 // BLOCK, -(-3 * self.resolution // 4 // BLOCK)
+        near[1:, low:high, low:high, low:high] = 1.0
+        distance = torch.zeros(full.shape, dtype=torch.uint8, device=full.device)
+        for _ in range(min(_LEAP, blocks)):
+            distance += (near == 0).to(torch.uint8)
+            near = functional.max_pool3d(near[:, None], 3, stride=1, padding=1)[:, 0]
+        return distance
