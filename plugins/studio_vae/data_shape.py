@@ -1,0 +1,70 @@
+"""Whether a configuration suits a data set, checked before anything is built."""
+
+from __future__ import annotations
+
+from studio.errors import StudioError
+from studio.plugin import DataInfo
+from studio_vae.config import VaeConfig
+from studio_vae.image_vae import side_of
+
+NO_DATA = DataInfo()
+"""What `studio info` builds a model for when it is not told about data."""
+
+
+def makes_pictures(config: VaeConfig) -> bool:
+    """Whether a configuration describes a model of pictures rather than of points."""
+    return config.family == "convolutional" or (config.family == "autoencoder" and config.output == "sigmoid")
+
+
+def nominal(config: VaeConfig) -> DataInfo:
+    """The data that a configuration is meant for: points, MNIST, or the largest colour pictures that it takes."""
+    if not makes_pictures(config):
+        return NO_DATA
+    if config.family == "convolutional" and side_of(config.widths) != 32:
+        return DataInfo((3, side_of(config.widths), side_of(config.widths)), 10 if config.conditional else None)
+    return DataInfo((1, 28, 28), 10, tuple(map(str, range(10))))
+
+
+def check_data(config: VaeConfig, info: DataInfo) -> None:
+    """Raise where a model of this configuration cannot learn this data.
+
+    Raises:
+        StudioError: Points for a model of pictures or the other way round, pictures that are too large, or no labels
+            where they are needed; names the preset to use.
+    """
+    shape = info.sample_shape
+    fix = _advice(info)
+    if makes_pictures(config) and len(shape) != 3:
+        raise StudioError(f"This preset of 'vae' models pictures; {_described(shape)}.", fix=fix)
+    if not makes_pictures(config) and len(shape) != 1:
+        raise StudioError(f"This preset of 'vae' models points; {_described(shape)}.", fix=fix)
+    if config.family == "convolutional":
+        side = side_of(config.widths)
+        if max(shape[1:]) > side:
+            raise StudioError(f"This preset of 'vae' takes pictures up to {side}x{side}; {_described(shape)}.", fix=fix)
+        if config.conditional and not info.num_classes:
+            raise StudioError("This preset of 'vae' needs class labels; the data set has none.", fix=fix)
+    elif config.conditional:
+        raise StudioError(
+            "conditional: only the convolutional family of 'vae' takes classes.", fix="Use --preset cvae-mnist."
+        )
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return f"the data set holds pictures of {shape[2]}x{shape[1]} with {shape[0]} channel(s)"
+    if len(shape) == 1:
+        return f"the data set holds points of {shape[0]} numbers"
+    return f"the data set holds samples of shape {shape}" if shape else "the data set holds text"
+
+
+def _advice(info: DataInfo) -> str:
+    shape = info.sample_shape
+    if len(shape) == 1:
+        return "Use --preset vae-2d or ae-2d."
+    if len(shape) != 3:
+        return "Text is what the plugin 'gpt' learns." if not shape else "Give points (d,) or pictures (c, h, w)."
+    side = max(shape[1:])
+    if side <= 32:
+        return f"Use --preset {'cvae-mnist' if info.num_classes else 'beta-vae'}."
+    return "Use --preset conv64." if side <= 64 else "Make the pictures smaller (64x64 for --preset conv64)."
