@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -247,34 +246,3 @@ def _refuse(name: str, bad: Tensor, what: str, fix: str) -> None:
     first = ", ".join(str(int(i)) for i in bad.nonzero()[0])
     count = int(bad.sum())
     raise StudioError(f"{name}[{first}] {what} ({count} of {bad.numel()} are).", fix=fix)
-
-
-def available_memory() -> int | None:
-    """Bytes of host memory that can be had without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else 1024 * kib
-
-
-def check_memory(what: str, needed: int, device: torch.device) -> None:
-    """Refuse work that cannot fit, before anything is allocated for it.
-
-    Args:
-        what: What the memory is for, e.g. "the projection of 10,000,000 Gaussians".
-        needed: Bytes, a lower estimate.
-        device: Where the memory is needed; only host memory is checked.
-
-    Raises:
-        StudioError: More is needed than is available.
-    """
-    if device.type != "cpu" or needed < 1 << 28:
-        return
-    available = available_memory()
-    if available is not None and needed > available:
-        raise StudioError(
-            f"{what} needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available.",
-            fix="Prune Gaussians, render a smaller image or raise radius_clip.",
-        )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from studio.kernels.workspace import Workspace
-from studio_splat.arguments import check_memory
 from studio_splat.kernels import layout
 from studio_splat.kernels.binning import Tiles, bin_splats, count_pairs
 from studio_splat.kernels.projection import project_forward
@@ -26,6 +25,7 @@ from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import Raster, rasterize_forward
 from studio_splat.kernels.records import RECORD, TILE
 from studio_splat.kernels.view import View as KernelView
+from studio_splat.memory import require_memory
 from studio_splat.view_rendering import Gaussians, Splats, TorchRenderer, View
 
 _LOG2_E = math.log2(math.e)
@@ -44,8 +44,8 @@ class KernelRenderer:
 
     def project(self, view: View, gaussians: Gaussians) -> Splats:
         """Find the visible Gaussians and project them."""
-        if gaussians.covars is not None or len(gaussians.means) == 0:
-            # The kernels take rotations and scales only, and at least one Gaussian.
+        if gaussians.covars is not None:
+            # The kernels take rotations and scales only.
             return TorchRenderer().project(view, gaussians)
         with_sh = gaussians.sh_degree is not None
         ids, radii, means2d, depths, conics, opacities, rgb = _Project.apply(
@@ -332,4 +332,9 @@ def _check_pair_memory(
         return
     # The bounding boxes say little about slanted splats; counting exactly costs half of the binning.
     pairs = count_pairs(records, width, height, workspace)
-    check_memory(f"A list of {pairs:,} pairs of a tile and a Gaussian", pairs * _BYTES_A_PAIR, radii.device)
+    require_memory(
+        f"A list of {pairs:,} pairs of a tile and a Gaussian",
+        pairs * _BYTES_A_PAIR,
+        radii.device,
+        fix="Prune Gaussians, render a smaller image or raise radius_clip.",
+    )

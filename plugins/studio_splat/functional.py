@@ -11,7 +11,8 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio_splat import backends
-from studio_splat.arguments import check_choices, check_memory, check_shapes, check_values
+from studio_splat.arguments import check_choices, check_shapes, check_values
+from studio_splat.memory import require_memory
 from studio_splat.multi_view import RenderMode, render_views
 from studio_splat.reference import CameraModel
 from studio_splat.view_rendering import TorchRenderer, ViewOptions, ViewRenderer
@@ -138,17 +139,19 @@ def rasterization(
     name = backend or backends.default_backend(means.device.type)
     backends.require_backend(name)
     _check_backend_fits(name, means)
-    check_memory(
+    require_memory(
         f"Rendering {sizes.gaussians:,} Gaussians",
         sizes.gaussians * _NUMBERS_PER_GAUSSIAN * means.element_size(),
         means.device,
+        fix="Use fewer Gaussians.",
     )
     images = math.prod(sizes.batch) * sizes.cameras
     channels = {"RGB": sizes.channels, "D": 1, "ED": 1}.get(render_mode, sizes.channels + 1)
-    check_memory(
+    require_memory(
         f"{images} images of {width} x {height} pixels with {channels} channels",
         images * width * height * (channels + 1) * means.element_size(),
         means.device,
+        fix="Render smaller images, or fewer at once.",
     )
     if check:
         check_values(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, covars)

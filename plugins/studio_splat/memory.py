@@ -34,16 +34,22 @@ def require_memory(what: str, needed: int, device: torch.device, *, fix: str) ->
         fix: What the user can do.
 
     Raises:
-        StudioError: More is needed than is free.
+        StudioError: More is needed than is free. On devices other than a CPU or a GPU of NVIDIA nothing is refused.
     """
-    if needed < _ALWAYS_FINE:
+    if needed < _ALWAYS_FINE or device.type not in ("cpu", "cuda"):
         return
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory().free
+    free = _free_cuda_memory(device) if device.type == "cuda" else host_memory().free
     if needed > free:
         raise StudioError(
             f"{what} needs about {format_bytes(needed)} of memory on '{device}', where {format_bytes(free)} are free.",
             fix=fix,
         )
+
+
+def _free_cuda_memory(device: torch.device) -> int:
+    """What the driver can still give, and what torch holds without using it."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def _numbers(sh_degree: int) -> int:

@@ -74,9 +74,10 @@ class Composite:
     Attributes:
         features: Sum of weight times feature, plus transmittance times background.
         alphas: 1 - transmittance behind the last splat, in [0, 1).
-        median_depths: Depth of the last contributing splat in front of which more than half of the light is left
-            (Huang et al., *2D Gaussian Splatting for Geometrically Accurate Radiance Fields*, 2024);
-            0 where no splat contributes.
+        median_depths: Depth of the splat at which the transmittance crosses 1/2, and 0 where more than half of the
+            light is left behind the last. (Huang et al., *2D Gaussian Splatting for Geometrically Accurate Radiance
+            Fields*, 2024, and gsplat's 2D splats give the last contributing splat there; a surface nobody can see is
+            no place to put a point, and its pixels would have to be told by their opacity.)
     """
 
     features: Float[Tensor, "h w d"]
@@ -400,13 +401,10 @@ def composite(
         )
         colour = weights @ features[order] + transmittance[:, None] * back
         with torch.no_grad():
-            # The transmittance in front of splat i is above 1/2 for a prefix of the list; its last contributor counts.
-            in_front = 1 - torch.cumsum(weights, dim=1) + weights
-            candidates = (weights > 0) & (in_front > 0.5)
-            position = torch.arange(1, len(order) + 1, device=pixels.device)
-            last = (candidates * position).amax(1) if len(order) else torch.zeros_like(pixels[:, 0], dtype=torch.long)
-            padded = torch.cat([sorted_depths.new_zeros(1), sorted_depths])
-        return torch.cat([colour, (1 - transmittance)[:, None], padded[last][:, None]], dim=1)
+            # The transmittance behind splat i is above 1/2 for a prefix of the list; the next splat crosses it.
+            crossing = ((1 - torch.cumsum(weights, dim=1)) > 0.5).sum(dim=1)
+            padded = torch.cat([sorted_depths, sorted_depths.new_zeros(1)])
+        return torch.cat([colour, (1 - transmittance)[:, None], padded[crossing][:, None]], dim=1)
 
     chunks = all_pixels.split(max(1, _PAIRS_PER_CHUNK // max(1, len(order))))
     recompute = torch.is_grad_enabled() and len(chunks) > 1

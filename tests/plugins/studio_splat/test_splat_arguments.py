@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from studio.devices.host_memory import Memory, linux_memory
 from studio.errors import StudioError
-from studio_splat import arguments, rasterization
+from studio_splat import memory, rasterization
 
 MakeScene = Callable[..., dict[str, Any]]
 
@@ -158,7 +159,7 @@ def test_more_gaussians_than_memory_are_refused_before_anything_is_allocated(mak
     scene = make_scene(1)
     for name in ("means", "quats", "scales", "opacities", "colors"):
         scene[name] = scene[name].expand(n, *scene[name].shape[1:])
-    with pytest.raises(StudioError, match=r"Rendering 1,000,000,000,000 Gaussians needs about .* GB"):
+    with pytest.raises(StudioError, match=r"Rendering 1,000,000,000,000 Gaussians needs about .* GiB"):
         call(scene)
 
 
@@ -167,16 +168,29 @@ def test_images_larger_than_memory_are_refused(make_scene: MakeScene) -> None:
         call(make_scene(), width=10**7, height=10**7)
 
 
-def test_memory_check_compares_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "available_memory", lambda: 10**9)
-    arguments.check_memory("Work", 999_999_999, torch.device("cpu"))
-    with pytest.raises(StudioError, match=r"Work needs about 2\.0 GB of memory and 1\.0 GB are available"):
-        arguments.check_memory("Work", 2 * 10**9, torch.device("cpu"))
-    arguments.check_memory("Work", 2 * 10**9, torch.device("meta"))
-    monkeypatch.setattr(arguments, "available_memory", lambda: None)
-    arguments.check_memory("Work", 2 * 10**9, torch.device("cpu"))
+@pytest.fixture
+def one_gib_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "host_memory", lambda: Memory(total=8 << 30, free=1 << 30))
 
 
-def test_available_memory_is_told_on_linux() -> None:
-    available = arguments.available_memory()
-    assert available is None or (isinstance(available, int) and 0 < available < math.inf)
+def test_memory_check_compares_with_what_is_free(one_gib_free: None) -> None:
+    memory.require_memory("Work", 1 << 30, torch.device("cpu"), fix="Work less.")
+    with pytest.raises(StudioError, match=r"Work needs about 2\.0 GiB of memory on 'cpu', where 1\.0 GiB are free"):
+        memory.require_memory("Work", 2 << 30, torch.device("cpu"), fix="Work less.")
+    memory.require_memory("Work", 2 << 30, torch.device("meta"), fix="Work less.")
+
+
+def test_memory_of_a_container_is_what_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A control group's limit binds before the machine's own memory runs out."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: {64 << 20} kB\nMemAvailable: {64 << 20} kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/box\n")
+    (tmp_path / "proc/self/mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    group = tmp_path / "sys/fs/cgroup/box"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{2 << 30}\n")
+    (group / "memory.current").write_text(f"{1 << 30}\n")
+    monkeypatch.setattr(memory, "host_memory", lambda: linux_memory(tmp_path))
+    memory.require_memory("Work", 1 << 29, torch.device("cpu"), fix="Work less.")
+    with pytest.raises(StudioError, match="Work"):
+        memory.require_memory("Work", 3 << 29, torch.device("cpu"), fix="Work less.")

@@ -17,9 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studio.devices.host_memory import Memory
 from studio.errors import StudioError
 from studio.kernels import cache
-from studio_splat import arguments, rasterization, reference
+from studio_splat import memory, rasterization, reference
 from studio_splat.backends import backend_status
 
 Scene = dict[str, Any]
@@ -331,8 +332,8 @@ def test_too_many_pairs_are_refused(make_scene: MakeScene, monkeypatch: pytest.M
     scene = make_scene(20000, width=1600, height=1200, dtype=torch.float32)
     scene["scales"] = torch.full_like(scene["scales"], 50.0)
     scene["Ks"][:, 0, 0] = scene["Ks"][:, 1, 1] = 1000.0
-    monkeypatch.setattr(arguments, "available_memory", lambda: 10**9)
-    with pytest.raises(StudioError, match=r"pairs of a tile and a Gaussian needs about .* GB"), torch.no_grad():
+    monkeypatch.setattr(memory, "host_memory", lambda: Memory(total=1 << 30, free=1 << 30))
+    with pytest.raises(StudioError, match=r"pairs of a tile and a Gaussian needs about .* GiB"), torch.no_grad():
         rasterization(**scene)
 
 

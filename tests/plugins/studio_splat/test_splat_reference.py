@@ -217,7 +217,10 @@ def test_a_pixel_stops_before_the_splat_that_takes_its_light_below_one_in_ten_th
 
 def test_median_depth_is_where_half_of_the_light_is_gone() -> None:
     assert _one_pixel([0.3, 0.3, 0.3], [1.0, 2.0, 3.0]).median_depths.item() == 2.0
-    assert _one_pixel([0.2, 0.2], [1.0, 2.0]).median_depths.item() == 2.0
+    assert _one_pixel([0.3, 0.0, 0.3], [1.0, 2.0, 3.0]).median_depths.item() == 3.0
+    assert _one_pixel([0.6, 0.9], [1.0, 2.0]).median_depths.item() == 1.0
+    # More than half of the light is left behind the last splat.
+    assert _one_pixel([0.2, 0.2], [1.0, 2.0]).median_depths.item() == 0.0
     assert _one_pixel([0.001], [1.0]).median_depths.item() == 0.0
 
 
