@@ -16,7 +16,9 @@ from studio.marching.compositing import (
     opacity,
     weights_from_density,
 )
+from studio.marching.contraction import contract, uncontract
 from studio.marching.grid import OccupancyGrid
+from studio.marching.ndc import ndc_points, ndc_points_inverse, ndc_rays, ndc_scale, world_to_front, z_from_ndc
 from studio.marching.near_far import ray_box, ray_sphere
 from studio.marching.packed import (
     PackedSamples,
@@ -29,6 +31,8 @@ from studio.marching.packed import (
     packed_weights,
     visible,
 )
+from studio.marching.proposal import Proposal, ProposalSampler, annealing, interlevel_loss
+from studio.marching.rendering import MarchedRays, Shade, march_rays, render_camera, z_depth
 from studio.marching.sampling import (
     Spacing,
     distance_to_unit,
@@ -41,16 +45,28 @@ from studio.marching.sampling import (
 )
 
 __all__ = [
+    "MarchedRays",
     "OccupancyGrid",
     "PackedSamples",
+    "Proposal",
+    "ProposalSampler",
+    "Shade",
     "Spacing",
+    "annealing",
     "composite",
+    "contract",
     "distance_to_unit",
     "distortion_loss",
     "edges_of_points",
     "expected_depth",
+    "interlevel_loss",
+    "march_rays",
     "median_depth",
     "midpoints",
+    "ndc_points",
+    "ndc_points_inverse",
+    "ndc_rays",
+    "ndc_scale",
     "opacity",
     "packed_composite",
     "packed_distortion_loss",
@@ -61,10 +77,15 @@ __all__ = [
     "packed_weights",
     "ray_box",
     "ray_sphere",
+    "render_camera",
     "sample_pdf",
     "stratified",
     "stratified_points",
+    "uncontract",
     "unit_to_distance",
     "visible",
     "weights_from_density",
+    "world_to_front",
+    "z_depth",
+    "z_from_ndc",
 ]

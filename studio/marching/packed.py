@@ -115,10 +115,21 @@ def packed_expected_depth(weights: Float[Tensor, " m"], samples: PackedSamples) 
     return normalized_distance(moment, packed_opacity(weights, samples))
 
 
-def packed_median_depth(weights: Float[Tensor, " m"], samples: PackedSamples) -> Float[Tensor, " n"]:
-    """Distance at which the transmittance is one half; the last end where it never falls so far, 0 without samples."""
+def packed_median_depth(
+    weights: Float[Tensor, " m"], samples: PackedSamples, light: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, " n"]:
+    """Distance at which the transmittance is one half; the last end where it never falls so far, 0 without samples.
+
+    Args:
+        weights: One a sample.
+        samples: Their intervals.
+        light: Transmittance before each ray's first sample, for rays whose beginning is elsewhere; default 1.
+    """
     check_same_shape("weights", weights, (len(samples),), "one a sample")
-    return packed_torch.median_depth(weights, samples.offsets, samples.ray_index, samples.starts, samples.ends)
+    if light is None:
+        light = weights.new_ones(samples.rays)
+    check_same_shape("light", light, (samples.rays,), "one a ray")
+    return packed_torch.median_depth(weights, light, samples.offsets, samples.ray_index, samples.starts, samples.ends)
 
 
 def packed_distortion_loss(weights: Float[Tensor, " m"], samples: PackedSamples) -> Float[Tensor, " n"]:

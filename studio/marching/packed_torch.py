@@ -40,6 +40,7 @@ def sums(values: Float[Tensor, " m *c"], ray: Int[Tensor, " m"], rays: int) -> F
 
 def median_depth(
     weights: Float[Tensor, " m"],
+    light: Float[Tensor, " n"],
     offsets: Int[Tensor, " n+1"],
     ray: Int[Tensor, " m"],
     starts: Float[Tensor, " m"],
@@ -48,15 +49,15 @@ def median_depth(
     """See `studio.marching.packed.packed_median_depth`."""
     if len(weights) == 0:
         return weights.new_zeros(len(offsets) - 1)
-    light = 1.0 - exclusive_sums(weights, offsets, ray)
+    entering = light[ray] - exclusive_sums(weights, offsets, ray)
     # The transmittance falls along a ray, so what is still above one half at an interval's end is its first part.
-    above = (light - weights > 0.5).to(torch.int64)
+    above = (entering - weights > 0.5).to(torch.int64)
     index = offsets[:-1] + torch.zeros_like(offsets[:-1]).index_add(0, ray, above)
     any_sample = offsets[1:] > offsets[:-1]
     last = (offsets[1:] - 1).clamp_min(0)
     crosses = any_sample & (index < offsets[1:])
     index = torch.where(crosses, index, last)
-    share = half_life_share(weights[index], light[index])
+    share = half_life_share(weights[index], entering[index])
     inside = starts[index] + (ends[index] - starts[index]) * share
     return torch.where(crosses, inside, torch.where(any_sample, ends[last], torch.zeros_like(ends[last])))
 
