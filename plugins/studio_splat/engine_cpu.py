@@ -109,7 +109,7 @@ class CpuEngine:
         pose = camera.world_to_camera.double()
         if self._poses is not None:
             pose = self._poses.apply(target.index, pose)
-        view = self._view(camera, pose)
+        view = self.view(camera, pose)
         records, radii = self._records(work)
         project_forward(self._blocks, view, options.sh_degree, records, radii)
         tiles = bin_splats(records, width, height, work)
@@ -197,7 +197,8 @@ class CpuEngine:
         lanes = len(self._blocks) * 16
         return work.array("step.records", (lanes, 16)), work.array("step.radii", (lanes,))
 
-    def _view(self, camera: Cameras, world_to_camera: Float[Tensor, "4 4"]) -> View:
+    def view(self, camera: Cameras, world_to_camera: Float[Tensor, "4 4"]) -> View:
+        """What the kernels are told of a camera, with the rendering options of the configuration."""
         width, height = camera.size
         return View(
             world_to_camera.numpy()[:3],
@@ -219,7 +220,7 @@ class CpuEngine:
     ) -> dict[str, Float[Tensor, "h w c"]]:
         work = self._drawing
         width, height = camera.size
-        view = self._view(camera, camera.world_to_camera.double())
+        view = self.view(camera, camera.world_to_camera.double())
         records, radii = self._records(work)
         project_forward(self._blocks, view, self.sh_degree, records, radii)
         tiles = bin_splats(records, width, height, work)
