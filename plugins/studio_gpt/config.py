@@ -1,0 +1,154 @@
+"""Configuration of the language models and the captioner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from studio.plugin import PluginConfig
+
+
+@dataclass
+class LanguageConfig(PluginConfig):
+    """What training a language model needs, whatever it is trained on."""
+
+    # ---- optimisation
+    batch: int = 32
+    """Texts a step."""
+    lr: float = 1e-3
+    """Learning rate after the warm-up."""
+    lr_final: float = 0.1
+    """Learning rate at the end, as a share of lr; it falls along half a cosine."""
+    warmup: float = 0.02
+    """Share of the training during which the learning rate rises."""
+    beta2: float = 0.99
+    """Decay of AdamW's mean of squared gradients; that of gradients is 0.9."""
+    weight_decay: float = 0.1
+    """AdamW's decay, of matrices only."""
+    clip: float = 1.0
+    """Largest norm of the gradient; longer ones are scaled down. 0: no limit."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Matrix products of the training: bf16 where the device has units for it, else fp32. Sampling is always fp32."""
+
+
+@dataclass
+class GPTConfig(LanguageConfig):
+    """Language models of text: GPT, an Elman RNN, or causal convolutions."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "rnn": {"model": "rnn"},
+        "nanogpt-cpu": {
+            "tokenizer": "character",
+            "vocab_size": 69,
+            "width": 128,
+            "layers": 4,
+            "heads": 4,
+            "context": 64,
+            "tied": True,
+            "dropout": 0.0,
+            "batch": 12,
+            "steps": 2_000,
+            "warmup": 0.05,
+        },
+        "bytes": {
+            "tokenizer": "byte",
+            "vocab_size": 260,
+            "width": 192,
+            "layers": 4,
+            "heads": 6,
+            "context": 192,
+            "dropout": 0.0,
+            "steps": 5_000,
+        },
+        "bpe": {
+            "tokenizer": "bpe",
+            "vocab_size": 2048,
+            "width": 256,
+            "layers": 6,
+            "heads": 8,
+            "context": 128,
+            "tied": True,
+            "steps": 5_000,
+        },
+        "wavenet": {
+            "model": "wavenet",
+            "tokenizer": "character",
+            "vocab_size": 69,
+            "width": 128,
+            "layers": 7,
+            "context": 128,
+            "dropout": 0.0,
+            "batch": 16,
+            "steps": 3_000,
+        },
+    }
+
+    steps: int = 10_000
+    """Training steps."""
+
+    # ---- text
+    tokenizer: Literal["word", "character", "byte", "bpe"] = "word"
+    """What a token is."""
+    vocab_size: int = 60_198
+    """Most tokens of the vocabulary, four special ones included; words beyond it become UNK."""
+
+    # ---- model
+    model: Literal["gpt", "rnn", "wavenet"] = "gpt"
+    """Transformer, Elman RNN, or dilated causal convolutions."""
+    width: int = 384
+    """Length of the vectors inside."""
+    layers: int | None = None
+    """Blocks one after the other; default: 6 for gpt, 1 for rnn, 8 for wavenet."""
+    heads: int = 6
+    """Attention heads of each block; width must be a multiple."""
+    context: int = 256
+    """Tokens of a training window; gpt and wavenet see no further back than that."""
+    dropout: float = 0.1
+    """Share of activations set to zero in training."""
+    tied: bool = False
+    """Let gpt's head share the embedding's matrix."""
+    start_share: float = 0.1
+    """Share of the windows of one long document whose first token is hidden, to learn how a text begins."""
+
+
+@dataclass
+class CaptionConfig(LanguageConfig):
+    """Captions of pictures: a convolutional encoder, and a GPT that reads its vectors as a prefix."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "large": {"encoder_width": 64, "width": 256, "layers": 6, "heads": 8, "steps": 20_000},
+    }
+
+    steps: int = 8_000
+    """Training steps."""
+    batch: int = 64
+    """Pictures a step."""
+    weight_decay: float = 0.05
+    """AdamW's decay, of matrices and convolutions only."""
+
+    # ---- picture
+    grid: int = 8
+    """The encoder's last map has this many cells along each side; each becomes one vector of the prefix."""
+    encoder_width: int = 32
+    """Channels of the encoder's first stage; they double with each halving of the size, up to 8 times."""
+
+    # ---- text
+    tokenizer: Literal["word", "character", "byte", "bpe"] = "word"
+    """What a token is."""
+    vocab_size: int = 4096
+    """Most tokens of the vocabulary, four special ones included; words beyond it become UNK."""
+    max_tokens: int = 64
+    """Most tokens of a caption; longer ones are cut in training."""
+    width: int = 128
+    """Length of the vectors inside the GPT."""
+    layers: int = 4
+    """Blocks of the GPT."""
+    heads: int = 4
+    """Attention heads of each block; width must be a multiple."""
+    dropout: float = 0.0
+    """Share of activations set to zero in training."""
+    no_picture: float = 0.1
+    """Share of the training pairs whose picture is replaced by a learned blank, so captions can be drawn without one."""

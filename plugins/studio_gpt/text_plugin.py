@@ -1,0 +1,282 @@
+"""The `gpt` plugin: language models of text as a Generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from studio.datasets import Dataset
+from studio.errors import StudioError
+from studio.plugin import DataInfo, Generator, TokenBatch, TokenRequest, TrainingContext
+from studio_gpt.config import GPTConfig
+from studio_gpt.decoding import TextOptions, continue_texts
+from studio_gpt.gpt import GPT, GPTShape, check_heads
+from studio_gpt.language_model import LanguageModel
+from studio_gpt.modes import evaluating, note
+from studio_gpt.optimization import Optimization
+from studio_gpt.rnn import RNN
+from studio_gpt.tokenizer import IncrementalDecoder, Tokenizer, train_tokenizer
+from studio_gpt.vocabulary import Vocabulary
+from studio_gpt.wavenet import WaveNet
+from studio_gpt.windows import Reader, score, window_start
+
+_TEXTS_AT_ONCE = 64
+_LAYERS = {"gpt": 6, "rnn": 1, "wavenet": 8}
+_SHOWN = 5
+
+
+class TextGenerator(Generator):
+    """Draws, continues and scores texts, a token at a time."""
+
+    config: GPTConfig
+    sample_options = TextOptions
+    likelihood_kind: ClassVar[str] = "exact"
+
+    def __init__(self, config: GPTConfig, data_info: DataInfo) -> None:
+        super().__init__(config, data_info)
+        # The vocabulary comes from the data; until then the network has its largest size.
+        self.network = _network(config, config.vocab_size)
+        self.vocabulary = Vocabulary()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.vocabulary.tokenizer
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        return {self.config.model: self.network}
+
+    # ---- training ------------------------------------------------------------------------------------------------
+    def initialize(self, dataset: Dataset, generator: torch.Generator) -> None:
+        texts = getattr(dataset, "texts", None)
+        if not texts:
+            raise StudioError(
+                f"{dataset.name}: is no text, and this plugin learns from text.",
+                fix="Give a .txt file, or train 'caption' on captioned pictures.",
+            )
+        tokenizer = train_tokenizer(self.config.tokenizer, texts, self.config.vocab_size)
+        self.vocabulary = Vocabulary(tokenizer, whole=bool(getattr(dataset, "lines", False)))
+        self._resize(tokenizer.vocab_size)
+
+    def prepare_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        shape = shapes.get("network.embedding.weight")
+        if shape is not None:
+            self._resize(shape[0])
+
+    def _resize(self, vocab_size: int) -> None:
+        if self.network.vocab_size != vocab_size:
+            self.network = _network(self.config, vocab_size).to(self.device)
+
+    def setup_training(self, context: TrainingContext) -> None:
+        self._context = context
+        self._optimization = Optimization(self.network, self.config, context)
+
+    def batch_request(self, step: int) -> TokenRequest:
+        return TokenRequest(self.config.batch, self.config.context, self._encode_whole, padding=self.tokenizer.pad)
+
+    def _encode_whole(self, text: str) -> list[int]:
+        tokenizer = self.tokenizer
+        return [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]
+
+    def training_step(self, batch: TokenBatch, step: int) -> dict[str, float | Tensor]:
+        inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        if not self.vocabulary.whole and self.config.start_share > 0:
+            # Windows of a document almost never begin with BOS, but samples and scored texts do.
+            hidden = torch.rand(len(inputs), generator=self._context.generator) < self.config.start_share
+            first = inputs[:, :1].masked_fill(hidden[:, None].to(inputs.device), self.tokenizer.bos)
+            inputs = torch.cat([first, inputs[:, 1:]], dim=1)
+        with self._optimization.precision.autocast():
+            loss = self.network.loss(inputs, targets, self.tokenizer.pad)
+        figures = self._optimization.step(loss, step)
+        return {"loss": loss.detach(), **figures}
+
+    def training_state(self) -> dict[str, Any]:
+        return self._optimization.state()
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self._optimization.load_state(state)
+
+    # ---- sampling ------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        condition: Sequence[int] | Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Draw n texts.
+
+        Args:
+            n: How many.
+            condition: Prompts, one a text; each stands at the begin of its text. None: from nothing.
+            generator: CPU generator.
+            options: Fields of `TextOptions`.
+
+        Raises:
+            StudioError: A prompt that the vocabulary cannot express, or an impossible option.
+        """
+        chosen = TextOptions(**options)
+        chosen.check()
+        prompts = self._prompts(n, condition)
+        generator = generator or torch.Generator()
+        texts: list[str] = []
+        with evaluating(self):
+            for start in range(0, n, _TEXTS_AT_ONCE):
+                texts += self._continue(prompts[start : start + _TEXTS_AT_ONCE], chosen, generator)
+        return texts
+
+    def _prompts(self, n: int, condition: Sequence[int] | Sequence[str] | None) -> list[str]:
+        if condition is None:
+            return [""] * n
+        if len(condition) != n:
+            raise ValueError(f"condition must have one prompt a text: {n}, got {len(condition)}")
+        prompts = [prompt for prompt in condition if isinstance(prompt, str)]
+        if len(prompts) != n:
+            raise StudioError("A text model has no classes; its condition is a text to continue.", fix="Give a prompt.")
+        return prompts
+
+    def _continue(self, prompts: list[str], options: TextOptions, generator: torch.Generator | None) -> list[str]:
+        tokenizer = self.tokenizer
+        encoded = [self._encode_prompt(prompt) for prompt in prompts]
+        made: list[list[int]] = [[] for _ in prompts]
+        reader = Reader(self.network, len(prompts))
+        for tokens, new in self._decode(reader, encoded, options, generator):
+            for row in new.nonzero()[:, 0].tolist():
+                made[row].append(int(tokens[row]))
+        return [prompt + tokenizer.decode(row) for prompt, row in zip(prompts, made, strict=True)]
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        tokens = [self.tokenizer.bos, *self._encode(prompt)]
+        if hidden := window_start(len(tokens), self.network.context):
+            note(f"The prompt has {len(tokens) - 1:,} tokens; the model sees its last {len(tokens) - hidden:,}.")
+        return tokens
+
+    def _decode(
+        self, reader: Reader, encoded: list[list[int]], options: TextOptions, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        tokenizer = self.tokenizer
+        return continue_texts(
+            reader,
+            encoded,
+            options,
+            generator,
+            end=tokenizer.eos,
+            banned=(tokenizer.bos, tokenizer.unk, tokenizer.pad),
+            device=self.device,
+        )
+
+    def stream(self, prompt: str, generator: torch.Generator | None = None, **options: Any) -> Iterator[str]:
+        """Continue one prompt and hand out the text as it is made, the prompt first.
+
+        Raises:
+            StudioError: As `sample`, at once rather than when the first piece is asked for.
+        """
+        chosen = TextOptions(**options)
+        chosen.check()
+        encoded = self._encode_prompt(prompt)
+        return self._stream(prompt, encoded, chosen, generator or torch.Generator())
+
+    def _stream(
+        self, prompt: str, encoded: list[int], options: TextOptions, generator: torch.Generator | None
+    ) -> Iterator[str]:
+        if prompt:
+            yield prompt
+        decoder = IncrementalDecoder(self.tokenizer)
+        steps = self._decode(Reader(self.network, 1), [encoded], options, generator)
+        while True:
+            # Modes are set for each step alone: whoever consumes the stream may do anything between two pieces.
+            with torch.no_grad(), evaluating(self):
+                step = next(steps, None)
+            if step is None:
+                break
+            tokens, new = step
+            if bool(new[0]) and (piece := decoder.push(int(tokens[0]))):
+                yield piece
+        if rest := decoder.finish():
+            yield rest
+
+    # ---- scoring -------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def log_likelihood(
+        self, x: Sequence[str], condition: Sequence[str] | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " b"]:
+        """ln p of each text in nats, exact.
+
+        A model of lines counts the end of the line, a model of one document does not: there a text is an excerpt. A
+        text longer than the context is scored by the windows of `studio_gpt.windows`. Words that the vocabulary lacks
+        count as UNK, which is noted by a warning.
+
+        Args:
+            x: Texts.
+            condition: Texts that come before them and are not scored themselves.
+
+        Raises:
+            StudioError: A text has characters that the vocabulary cannot express.
+        """
+        before = [""] * len(x) if condition is None else list(condition)
+        totals = []
+        with evaluating(self):
+            for prompt, text in zip(before, x, strict=True):
+                given = self._encode(prompt)
+                totals.append(self._score([*given, *self._encode(text)])[len(given) :].sum())
+        return torch.stack(totals) if totals else torch.zeros(0, dtype=torch.float64)
+
+    @torch.no_grad()
+    def perplexity(self, texts: Sequence[str]) -> float:
+        """exp of the mean nats a token, over all texts."""
+        with evaluating(self):
+            scores = torch.cat([self._score(self._encode(text)) for text in texts])
+        return float((-scores.mean()).exp())
+
+    def _score(self, encoded: list[int]) -> Tensor:
+        end = [self.tokenizer.eos] if self.vocabulary.whole else []
+        return score(self.network, torch.tensor([self.tokenizer.bos, *encoded, *end], device=self.device))
+
+    # ---- looking inside ------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def attention_maps(self, text: str) -> Float[Tensor, "layers heads t t"]:
+        """How much each token (row) takes from each token before it (column), of every layer and head.
+
+        The first of the t tokens is BOS; `token_labels` names them. A text beyond the context is cut to its last part.
+
+        Raises:
+            StudioError: The model has no attention.
+        """
+        if not isinstance(self.network, GPT):
+            raise StudioError(f"A {self.config.model} has no attention.", fix="Train a run with --model gpt.")
+        tokens = torch.tensor([self._window(text)], device=self.device)
+        with evaluating(self):
+            return self.network.attention_maps(tokens)[:, 0]
+
+    def token_labels(self, text: str) -> list[str]:
+        """The tokens that `attention_maps` shows, as text."""
+        return [self.tokenizer.label(token) for token in self._window(text)]
+
+    def _window(self, text: str) -> list[int]:
+        tokens = [self.tokenizer.bos, *self._encode(text)]
+        limit = self.network.context or len(tokens)
+        if len(tokens) > limit:
+            note(f"The text has {len(tokens):,} tokens; its last {limit:,} are shown.")
+        return tokens[-limit:]
+
+    def _encode(self, text: str) -> list[int]:
+        """Tokens of a user's text, with a note about what the model does not know."""
+        unknown = self.tokenizer.unknown(text)
+        if unknown:
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            note(f"The model does not know {', '.join(map(repr, unknown[:_SHOWN]))}{more}; they are read as <unk>.")
+        return self.tokenizer.encode(text)
+
+
+def _network(config: GPTConfig, vocab_size: int) -> LanguageModel:
+    layers = config.layers or _LAYERS[config.model]
+    if config.model == "rnn":
+        return RNN(vocab_size, config.width, layers, config.dropout)
+    if config.model == "wavenet":
+        return WaveNet(vocab_size, config.width, layers, config.dropout)
+    check_heads(config.width, config.heads)
+    return GPT(vocab_size, GPTShape(config.width, layers, config.heads, config.context, config.dropout, config.tied))
