@@ -18,12 +18,15 @@ import os
 import platform
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numba
 from llvmlite import binding
+
+from studio.kernels import compile_time
 
 # Numba sets these from the environment, where type checkers do not see them.
 numba_config: Any = numba.config
@@ -218,8 +221,10 @@ class Kernel:
                 place = cache_dir(Path(self.function.__code__.co_filename).resolve().parent)
                 with _private_cache(place):
                     name = self.function.__qualname__.split(".")[-1]
-                    if not any(place.rglob(f"*{name}-*.nbc")):
+                    cached = any(place.rglob(f"*{name}-*.nbc"))
+                    if not cached:
                         _announce(self.function.__module__.split(".")[0])
+                    began = time.perf_counter()
                     self._compiled = _njit(
                         self.signature,
                         cache=True,
@@ -227,6 +232,8 @@ class Kernel:
                         error_model="numpy",
                         parallel=_PARALLEL if self.parallel else False,
                     )(self.function)
+                    if not cached:
+                        compile_time.record(began, time.perf_counter())
             return self._compiled
 
     def __call__(self, *args: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio.files import remove_leftovers
+from studio.kernels import compile_time
 from studio.plugin.base import Plugin, TrainingContext
 from studio.training.checkpoint import load_state, save_state
 from studio.training.randomness import random_state, restore_random_state, seed_everything, stream_seed
@@ -31,7 +32,7 @@ class LoopSettings:
     total_steps: int
     seed: int = 0
     budget_seconds: float | None = None
-    """Stop when this much wall-clock time is used, resumed sessions included."""
+    """Stop when this much wall-clock time is used, resumed sessions included, compiling CPU kernels left out."""
     log_every: int = 20
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints by time (a kill loses at most this much) ..."""
@@ -126,8 +127,9 @@ class Trainer:
 
     @property
     def elapsed(self) -> float:
-        """Wall-clock seconds of training, earlier sessions included."""
-        return self._seconds_before + time.perf_counter() - self._clock_start
+        """Wall-clock seconds of training, earlier sessions included, without those spent on compiling CPU kernels."""
+        spent = time.perf_counter() - self._clock_start - compile_time.seconds_since(self._clock_start)
+        return self._seconds_before + spent
 
     # ---- state ---------------------------------------------------------------------------------------------------
     def save_checkpoint(self) -> None:

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from studio.kernels import cache
+from studio.kernels import cache, compile_time
 
 
 def test_hash_follows_every_source(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ _MODULE = """
 from pathlib import Path
 import numba
 import numpy as np
-from studio.kernels import cache
+from studio.kernels import cache, compile_time
 messages = []
 cache.set_compile_callback(messages.append)
 
@@ -42,7 +42,8 @@ assert not messages, "compiled before the first call"
 a = np.ones(3)
 double(a)
 assert (a == 2.0).all()
-print(len(messages), cache.cache_dir(Path(__file__).resolve().parent), repr(numba.config.CACHE_DIR), sep="|")
+place = cache.cache_dir(Path(__file__).resolve().parent)
+print(len(messages), place, repr(numba.config.CACHE_DIR), compile_time.seconds_since(0.0), sep="|")
 """
 
 
@@ -63,24 +64,33 @@ def _child(folder: Path, cache_home: Path) -> list[str]:
 
 def test_second_process_loads_without_a_message(tmp_path: Path) -> None:
     home = tmp_path / "cache"
-    told, folder, numba_dir = _child(tmp_path, home)
+    told, folder, numba_dir, compiling = _child(tmp_path, home)
     assert told == "1"
+    assert float(compiling) > 0
     assert Path(folder).parent == home / "neural-studio" / "kernels"
     assert numba_dir == "''", "the user's own Numba cache setting was changed"
     assert list(Path(folder).rglob("*.nbc"))
-    assert _child(tmp_path, home)[0] == "0"
+    told, _, _, compiling = _child(tmp_path, home)
+    assert (told, float(compiling)) == ("0", 0), "loading from the cache is no compiling"
 
 
 def test_unwritable_cache_falls_back_to_a_private_folder(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    told, folder, _ = _child(tmp_path, blocked)
+    told, folder, _, _ = _child(tmp_path, blocked)
     assert told == "1"
     assert blocked not in Path(folder).parents
     assert Path(folder).stat().st_mode & 0o077 == 0
     for path in sorted(Path(folder).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     Path(folder).rmdir()
+
+
+def test_compile_time_counts_what_lies_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_time, "_spells", [])
+    compile_time.record(1.0, 3.0)
+    compile_time.record(10.0, 14.0)
+    assert [compile_time.seconds_since(moment) for moment in (0.0, 2.0, 5.0, 11.0, 20.0)] == [6.0, 5.0, 4.0, 3.0, 0.0]
 
 
 def test_set_threads() -> None:

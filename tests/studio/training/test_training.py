@@ -140,6 +140,15 @@ def test_a_budget_ends_training_and_drives_progress(toy_plugins: None, tmp_path:
     assert job.trainer.context.progress(result.step) == pytest.approx(1.0)
 
 
+def test_compiling_kernels_does_not_use_up_the_budget(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path), steps=1)
+    elapsed = job.trainer.elapsed
+    monkeypatch.setattr("studio.kernels.compile_time.seconds_since", lambda moment: 1000.0)
+    assert job.trainer.elapsed == pytest.approx(elapsed - 1000.0, abs=100.0)
+
+
 def test_only_so_many_checkpoints_are_kept(toy_plugins: None, tmp_path: Path) -> None:
     job = start("toy-gauss", "toy:moons", options(tmp_path, checkpoint_steps=5), steps=30)
     job.train()
