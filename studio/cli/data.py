@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from studio.cli.arguments import parse, wants_help
 from studio.cli.console import out, print_json
-from studio.cli.train_arguments import ReaderOptions
+from studio.cli.train_arguments import DataOptions, ReaderOptions
 from studio.errors import StudioError
 
 
 @dataclass
 class Info:
     """Show what is in a folder of posed photos: format, photos by split, sizes, cameras, distortion, bounds, points,
-    and what is missing. A data set of samples (.npz, toy:NAME) is described, too."""
+    and what is missing. A data set of samples (pictures, text, .npz, toy:NAME, shapes:SIZE) is described, too."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """The folder, a transforms*.json in it, a .npz file, or toy:NAME."""
+    """The folder, a transforms*.json in it, or a data set as `studio train GENERATOR` takes it."""
     json: bool = False
     """Print JSON, and nothing else on standard output."""
     reader: tyro.conf.OmitArgPrefixes[ReaderOptions] = field(default_factory=ReaderOptions)
+    dataset: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
 
 
 def main(argv: Sequence[str], started: float) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str], started: float) -> int:
     if argv[0] != "info":
         raise StudioError(f"There is no command 'studio data {argv[0]}'.", fix="There is: studio data info PATH.")
     request = parse(Info, argv[1:], prog="studio data info", positionals=1)
-    if request.path.startswith("toy:") or Path(request.path).suffix == ".npz":
+    if _is_dataset(request.path):
         return _describe_dataset(request)
     from studio.readers import load_scene
     from studio.scene import render_summary, summarize
@@ -48,21 +49,50 @@ def main(argv: Sequence[str], started: float) -> int:
     return 0
 
 
-def _describe_dataset(request: Info) -> int:
-    from studio.datasets import load_dataset
+def _is_dataset(text: str) -> bool:
+    """Posed photos are folders with a file of cameras, or a .json file; everything else is a data set."""
+    from studio.datasets import holds_samples, is_generated
+    from studio.readers.detect import detect_reader
 
-    dataset = load_dataset(request.path)
-    facts = {
-        "name": dataset.name,
-        "samples": len(dataset),
-        "sample_shape": list(dataset.sample_shape),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
+    path = Path(text).expanduser()
+    if is_generated(text):
+        return True
+    if path.is_dir():
+        try:
+            detect_reader(path)
+        except StudioError:
+            return holds_samples(path)
+        return False
+    return path.is_file() and path.suffix != ".json"
+
+
+def _describe_dataset(request: Info) -> int:
+    from studio.datasets import TextDataset, describe_dataset, load_dataset
+
+    train, test = (load_dataset(request.path, split=split, **request.dataset.reader()) for split in ("train", "test"))
+    facts: dict[str, Any] = {
+        "name": train.name,
+        "samples": len(train),
+        "test_samples": len(test),
+        "sample_shape": list(train.sample_shape),
+        "num_classes": train.num_classes,
+        "class_names": list(train.class_names),
+        "captions": list(train.captions[:3]),
+        "notes": list(train.notes),
     }
+    held_out = f"{len(test):,}"
+    if isinstance(train, TextDataset) and isinstance(test, TextDataset):
+        facts |= {"lines": train.lines, "characters": train.characters, "test_characters": test.characters}
+        held_out = f"{test.characters:,} characters"
     if request.json:
         print_json(facts)
         return 0
-    shape = "x".join(map(str, dataset.sample_shape))
-    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
-    out().print(f"{dataset.name}: {len(dataset):,} samples of shape {shape}{classes}", markup=False)
+    console = out()
+    console.print(f"{describe_dataset(train)}; held out: {held_out}", markup=False)
+    if train.class_names:
+        console.print(f"classes: {', '.join(train.class_names)}", markup=False)
+    for caption in facts["captions"]:
+        console.print(f"caption: {caption}", markup=False)
+    for note in train.notes:
+        console.print(f"note: {note}", markup=False)
     return 0

@@ -83,9 +83,11 @@ def main(argv: Sequence[str], started: float) -> int:
 def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOptions:
     from studio.training.start import TrainOptions
 
-    scene: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    if isinstance(request, TrainRequest):
+        data = {"reader": request.dataset.reader()}
     if isinstance(request, TrainRequest) and request.kind == "field":
-        scene = {
+        data = {
             "downscale": request.scene.downscale,
             "background": request.scene.background,
             "cache_gb": request.scene.cache_gb,
@@ -100,7 +102,7 @@ def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOpt
         log_every=run.log_every,
         checkpoint_seconds=run.checkpoint_seconds,
         checkpoint_steps=run.checkpoint_steps,
-        **scene,
+        **data,
     )
 
 

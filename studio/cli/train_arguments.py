@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from studio.plugin.config import PluginConfig
 
 PROG = "studio train"
+_DATA_SETS = (
+    "A folder or .zip of pictures (sub-folders: classes; metadata.jsonl: captions), idx files (MNIST), a .npz or text "
+    "file, toy:swiss-roll, toy:moons, toy:gaussians, or shapes:64 (captioned pictures)."
+)
 
 
 @dataclass
@@ -113,6 +117,31 @@ class SceneOptions(ReaderOptions):
         return options
 
 
+@dataclass
+class DataOptions:
+    """How the data set is read."""
+
+    image_size: OptionalPositiveInt = None
+    """Crop pictures of a folder or zip to their middle square and resize it to this many pixels; default: their own
+    size."""
+    color: Literal["auto", "rgb", "grey"] = "auto"
+    """Channels of pictures of a folder or zip; auto: grey where all of them are."""
+    lines: Literal["auto", "yes", "no"] = "auto"
+    """Text: whether each line is a sample; auto: where no line is empty."""
+    strict: bool = False
+    """Stop at damaged pictures, missing captions and empty classes, instead of leaving them out."""
+    samples: OptionalPositiveInt = None
+    """Training samples of toy: and shapes: data."""
+
+    def reader(self) -> dict[str, Any]:
+        """The keyword arguments of `studio.datasets.load_dataset` that differ from its defaults."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name, value in options.items() if value not in (None, "auto", False)}
+        if "lines" in given:
+            given["lines"] = self.lines == "yes"
+        return given
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """A new run."""
@@ -123,6 +152,7 @@ class TrainRequest:
     settings: PluginConfig
     run: RunOptions
     scene: SceneOptions
+    dataset: DataOptions
 
 
 @dataclass(frozen=True)
@@ -141,7 +171,7 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
         StudioError: No or an unknown plugin or preset, or a plugin whose options clash with the engine's.
         SystemExit: Code 2 after a message about an option, 0 after the help.
     """
-    common = arguments_of(RunOptions, SceneOptions)
+    common = arguments_of(RunOptions, SceneOptions, DataOptions)
     if common.value(argv, "--resume") is not None and not wants_help(argv):
         return _read_resume(argv, common)
     found = _find_plugin(argv, common)
@@ -159,16 +189,22 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
         combined, rest, prog=f"{PROG} {entry.name}", positionals=1, description=_describe(entry, type(config), preset)
     )
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    scene = values.get("scene", SceneOptions())
-    return TrainRequest(entry.name, entry.spec.kind, values["data"], values[_group(entry)], values["run"], scene)
+    return TrainRequest(
+        entry.name,
+        entry.spec.kind,
+        values["data"],
+        values[_group(entry)],
+        values["run"],
+        values.get("scene", SceneOptions()),
+        values.get("dataset", DataOptions()),
+    )
 
 
 def _combine(entry: PluginEntry, config: PluginConfig) -> type[Any]:
     """A dataclass of DATA, the plugin's configuration with `config` as defaults, and the engine's options."""
     assert entry.spec is not None
-    groups: list[type[Any]] = [RunOptions]
-    if entry.spec.kind == "field":
-        groups.append(SceneOptions)
+    is_field = entry.spec.kind == "field"
+    groups: list[type[Any]] = [RunOptions, SceneOptions if is_field else DataOptions]
     taken = {field.name for group in groups for field in dataclasses.fields(group)} | {"data", "help"}
     clash = sorted(taken & {field.name for field in dataclasses.fields(config)})
     if clash:
@@ -178,23 +214,27 @@ def _combine(entry: PluginEntry, config: PluginConfig) -> type[Any]:
             f"own option --{flag} of '{PROG}'.",
             fix=f"Its author ({entry.distribution}) has to rename the field.",
         )
-    what = "folder of posed photos" if entry.spec.kind == "field" else ".npz file, or a toy set such as toy:moons"
-    data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help=f"A {what}.")]
+    what = "A folder of posed photos." if is_field else _DATA_SETS
+    data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help=what)]
     fields: list[tuple[str, Any, Any]] = [
         ("data", data, dataclasses.field()),
         (_group(entry), _placed(type(config)), dataclasses.field(default_factory=lambda: config)),
         ("run", tyro.conf.OmitArgPrefixes[RunOptions], dataclasses.field(default_factory=RunOptions)),
     ]
-    if entry.spec.kind == "field":
+    if is_field:
         fields.append(
             ("scene", tyro.conf.OmitArgPrefixes[SceneOptions], dataclasses.field(default_factory=SceneOptions))
+        )
+    else:
+        fields.append(
+            ("dataset", tyro.conf.OmitArgPrefixes[DataOptions], dataclasses.field(default_factory=DataOptions))
         )
     return dataclasses.make_dataclass("Train", fields)
 
 
 def _group(entry: PluginEntry) -> str:
     """The plugin's field among the others; the help's title of its options follows from it."""
-    return f"{entry.name}_plugin" if entry.name in ("data", "run", "scene") else entry.name.replace("-", "_")
+    return f"{entry.name}_plugin" if entry.name in ("data", "dataset", "run", "scene") else entry.name.replace("-", "_")
 
 
 def _placed(config: type[Any]) -> Any:
@@ -248,7 +288,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
         """Train up to this many steps in all."""
         run: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
 
-    fixed = set(arguments_of(RunOptions, SceneOptions).arity) - {
+    fixed = set(arguments_of(RunOptions, SceneOptions, DataOptions).arity) - {
         "--resume", "--budget", "--device", "--previews", "--no-previews", "--tensorboard", "--no-tensorboard",
         "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--help", "-h",
     }  # fmt: skip
@@ -300,5 +340,6 @@ def _print_general_help() -> None:
         ]
         run: tyro.conf.OmitArgPrefixes[RunOptions]
         scene: tyro.conf.OmitArgPrefixes[SceneOptions]
+        dataset: tyro.conf.OmitArgPrefixes[DataOptions]
 
     parse(General, ["--help"], prog=PROG, description="\n".join(lines))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from studio.datasets.held_out import Split, check_split
+from studio.datasets.imagefolder import PICTURE_SUFFIXES
 from studio.datasets.pictures import ColorMode, load_pictures
+from studio.datasets.text import TEXT_SUFFIXES, TextDataset, load_text, only_text_in
 from studio.errors import StudioError
 
 _KNOWN = "Give a folder or .zip of pictures, idx files (MNIST), a .npz or text file, toy:swiss-roll, or shapes:64."
@@ -124,8 +127,6 @@ def load_dataset(
         if find_idx_files(where):
             only()
             return load_idx(where, split)
-        from studio.datasets.text import load_text, only_text_in
-
         if (file := only_text_in(where)) is not None:
             only("lines")
             return load_text(file, split, lines)
@@ -142,9 +143,27 @@ def load_dataset(
     if looks_like_idx(where) or "idx" in where.name:
         only()
         return load_idx(where, split)
-    from studio.datasets.text import SUFFIXES, load_text
-
-    if where.suffix in SUFFIXES:
+    if where.suffix in TEXT_SUFFIXES:
         only("lines")
         return load_text(where, split, lines)
     raise StudioError(f"{path}: not a data set that the studio knows.", fix=_KNOWN)
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """One line: how much of what there is."""
+    if isinstance(dataset, TextDataset):
+        what = f"{len(dataset):,} lines" if dataset.lines else "one document"
+        return f"{what}, {dataset.characters:,} characters ({dataset.name})"
+    shape = "x".join(map(str, dataset.sample_shape))
+    classes = (
+        f", {dataset.num_classes} classes" if dataset.num_classes else ", captions" if dataset.has_captions else ""
+    )
+    return f"{len(dataset):,} samples of shape {shape}{classes} ({dataset.name})"
+
+
+def holds_samples(folder: Path) -> bool:
+    """Whether a folder looks like a data set: it holds pictures, idx files, or a single text."""
+    names = (PurePath(name) for _, _, files in os.walk(folder) for name in files)
+    if any(name.suffix.lower() in PICTURE_SUFFIXES or "idx" in name.name for name in names):
+        return True
+    return only_text_in(folder) is not None

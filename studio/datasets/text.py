@@ -15,7 +15,7 @@ from torch import Tensor
 from studio.datasets.held_out import SHARE, Split, split_rows
 from studio.errors import StudioError
 
-SUFFIXES = (".txt", ".text", ".md", ".gz")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".gz")
 _LONGEST_LINE = 1000
 _MOST_BYTES = 1 << 32
 
@@ -51,7 +51,7 @@ class TextDataset:
 def only_text_in(folder: Path) -> Path | None:
     """The one file in a folder that holds nothing else but it, where that is a text."""
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return inside[0] if len(inside) == 1 and inside[0].suffix in SUFFIXES and inside[0].is_file() else None
+    return inside[0] if len(inside) == 1 and inside[0].suffix in TEXT_SUFFIXES and inside[0].is_file() else None
 
 
 def load_text(path: Path, split: Split, lines: bool | None = None) -> TextDataset:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from studio.datasets import Dataset, TextDataset, is_generated, load_dataset
+from studio.datasets import Dataset, describe_dataset, is_generated, load_dataset
 from studio.devices import select
 from studio.errors import StudioError
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
@@ -141,7 +141,7 @@ def prepare(
         info: SceneInfo | DataInfo = _scene_info(scene, photos, options.background)
     else:
         assert dataset is not None
-        announce(_describe_dataset(dataset))
+        announce(describe_dataset(dataset))
         for note in dataset.notes:
             announce(f"note: {note}")
         info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names, dataset.has_captions)
@@ -220,7 +220,7 @@ def prepare_resume(
     if scene is not None and photos is not None:
         announce(_describe_scene(scene, photos))
     elif dataset is not None:
-        announce(_describe_dataset(dataset))
+        announce(describe_dataset(dataset))
     seed_everything(config.seed)
     model.to(chosen.torch_device)
     merged = TrainOptions(
@@ -315,14 +315,3 @@ def _describe_scene(scene: Scene, photos: PhotoStore) -> str:
     points = f", {len(scene.points):,} points" if scene.points is not None else ""
     width, height = camera.size
     return f"{len(photos)} training photos, {held_out} held out, {width}x{height}{points} ({scene.format})"
-
-
-def _describe_dataset(dataset: Dataset) -> str:
-    if isinstance(dataset, TextDataset):
-        what = f"{len(dataset):,} lines" if dataset.lines else "one document"
-        return f"{what}, {dataset.characters:,} characters ({dataset.name})"
-    shape = "x".join(map(str, dataset.sample_shape))
-    classes = (
-        f", {dataset.num_classes} classes" if dataset.num_classes else ", captions" if dataset.has_captions else ""
-    )
-    return f"{len(dataset):,} samples of shape {shape}{classes} ({dataset.name})"

@@ -155,7 +155,8 @@ def test_previews_do_not_change_the_run(studio: Any, scene_folder: Path, tmp_pat
     for folder, flag in (("a", "--previews"), ("b", "--no-previews")):
         assert studio("train", "toy-rays", scene_folder, "--steps", 12, "--output", folder, flag).code == 0
     runs = [only_run(tmp_path / name) for name in ("a", "b")]
-    assert [len(list((run / "previews").iterdir())) for run in runs] == [1, 0]
+    # How many there are depends on the speed of the machine.
+    assert [bool(list((run / "previews").iterdir())) for run in runs] == [True, False]
     first, second = (load_state(next((run / "checkpoints").iterdir()))["plugin"] for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
