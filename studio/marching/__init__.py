@@ -21,12 +21,14 @@ from studio.marching.grid import OccupancyGrid
 from studio.marching.ndc import ndc_points, ndc_points_inverse, ndc_rays, ndc_scale, world_to_front, z_from_ndc
 from studio.marching.near_far import ray_box, ray_sphere
 from studio.marching.packed import (
+    PackedRender,
     PackedSamples,
     packed_composite,
     packed_distortion_loss,
     packed_expected_depth,
     packed_median_depth,
     packed_opacity,
+    packed_render,
     packed_sum,
     packed_weights,
     visible,
@@ -47,6 +49,7 @@ from studio.marching.sampling import (
 __all__ = [
     "MarchedRays",
     "OccupancyGrid",
+    "PackedRender",
     "PackedSamples",
     "Proposal",
     "ProposalSampler",
@@ -73,6 +76,7 @@ __all__ = [
     "packed_expected_depth",
     "packed_median_depth",
     "packed_opacity",
+    "packed_render",
     "packed_sum",
     "packed_weights",
     "ray_box",

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from studio.cameras import Cameras
 from studio.marching import march_torch
-from studio.marching.arguments import check_box, check_interval, check_rays, check_same_shape
+from studio.marching.arguments import check_box, check_interval, check_same_shape
+from studio.marching.kernels.marching import march as kernel_march
 from studio.marching.lattice import Lattice
 from studio.marching.march_torch import BLOCK
 from studio.marching.near_far import ray_box
@@ -26,6 +29,7 @@ _LEAP = 15
 """Largest distance to an occupied block that is kept, in blocks."""
 
 _POINTS_AT_ONCE = 1 << 18
+_MOST_STEPS = 1e9
 
 
 class OccupancyGrid(nn.Module):
@@ -234,34 +238,74 @@ class OccupancyGrid(nn.Module):
                 "step_size: expected a positive distance, cone_angle at least 0 and max_samples at least 1, "
                 f"got {step_size}, {cone_angle} and {max_samples}"
             )
-        check_rays(origins, directions)
-        rays = len(origins)
-        check_same_shape("directions", directions, (rays, 3), "one a ray")
-        for name, value in (("near", near), ("far", far), ("jitter", jitter)):
-            if value is not None:
-                check_same_shape(name, value, (rays,), "one a ray")
-        entry, leave, hit = ray_box(origins, directions, self.outer_box)
-        if near is not None and far is not None:
-            check_interval(near, far)
-        begin = entry if near is None else torch.maximum(entry, near)
-        end = leave if far is None else torch.minimum(leave, far)
-        end = torch.where(hit, end, begin)
-        samples = PackedSamples(
-            *march_torch.march(
-                self.words,
-                self.box,
-                origins,
-                directions,
-                begin,
-                end,
-                Lattice.build(begin, jitter, step_size, cone_angle),
-                max_samples,
-            )
-        )
+        for name, value in (("origins", origins), ("directions", directions)):
+            check_same_shape(name, value, (len(origins), 3), "one a ray")
+        for name, bound in (("near", near), ("far", far), ("jitter", jitter)):
+            if bound is not None:
+                check_same_shape(name, bound, (len(origins),), "one a ray")
+        low, high = self.outer_box
+        if not float((high - low).norm()) < _MOST_STEPS * step_size:
+            raise ValueError(f"step_size: {step_size:g} cuts the box into more than {_MOST_STEPS:g} steps")
+        samples = self._march_kernel(origins, directions, near, far, jitter, step_size, cone_angle, max_samples)
+        if samples is None:
+            samples = self._march_torch(origins, directions, near, far, jitter, step_size, cone_angle, max_samples)
         if density_fn is None or len(samples) == 0:
             return samples
         _, transmittance = packed_weights(density_fn(samples).reshape(-1), samples)
         return samples.keep(visible(transmittance, early_stop))
+
+    def _march_kernel(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor | None,
+        far: Tensor | None,
+        jitter: Tensor | None,
+        step_size: float,
+        cone_angle: float,
+        max_samples: int,
+    ) -> PackedSamples | None:
+        """March on the CPU in float32; None if the tensors are not, or a ray is bad and the caller must say why."""
+        given = [value for value in (origins, directions, near, far, jitter) if value is not None]
+        if any(value.device.type != "cpu" or value.dtype != torch.float32 for value in (*given, self.box)):
+            return None
+        found = kernel_march(
+            self.words.numpy(),
+            self.clearance.numpy(),
+            self.box.numpy(),
+            _array(origins),
+            _array(directions),
+            None if near is None else _array(near),
+            None if far is None else _array(far),
+            None if jitter is None else _array(jitter),
+            step_size=step_size,
+            cone_angle=cone_angle,
+            max_samples=max_samples,
+        )
+        return None if found is None else PackedSamples(*(torch.from_numpy(array) for array in found))
+
+    def _march_torch(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor | None,
+        far: Tensor | None,
+        jitter: Tensor | None,
+        step_size: float,
+        cone_angle: float,
+        max_samples: int,
+    ) -> PackedSamples:
+        entry, leave, hit = ray_box(origins, directions, self.outer_box)
+        if near is not None or far is not None:
+            low = torch.zeros_like(entry) if near is None else near
+            check_interval(low, low if far is None else far)
+        begin = entry if near is None else torch.maximum(entry, near)
+        end = leave if far is None else torch.minimum(leave, far)
+        end = torch.where(hit, end, begin)
+        lattice = Lattice.build(begin, jitter, step_size, cone_angle)
+        return PackedSamples(
+            *march_torch.march(self.words, self.box, origins, directions, begin, end, lattice, max_samples)
+        )
 
     def _reachable(self) -> Bool[Tensor, "levels r r r"]:
         """Cells that points can fall into; the inner part of a level belongs to the next finer one."""
@@ -309,3 +353,7 @@ class OccupancyGrid(nn.Module):
             distance += (near == 0).to(torch.uint8)
             near = functional.max_pool3d(near[:, None], 3, stride=1, padding=1)[:, 0]
         return distance
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().contiguous().numpy()

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from studio.marching import packed_torch
+from studio.marching import packed_cpu, packed_torch
 from studio.marching.arguments import check_same_shape
 from studio.marching.compositing import normalized_distance
 
@@ -80,12 +80,20 @@ def packed_weights(
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """Weight of each interval, and the transmittance with which light enters it; density is not negative."""
     check_same_shape("density", density, (len(samples),), "one a sample")
+    if _kernels_serve(samples, density):
+        weights, transmittance = packed_cpu.Weights.apply(density, samples.offsets, samples.starts, samples.ends)
+        return weights, transmittance
     return packed_torch.weights(density, samples.offsets, samples.ray_index, samples.lengths)
 
 
 def packed_sum(values: Float[Tensor, " m *c"], samples: PackedSamples) -> Float[Tensor, " n *c"]:
     """Sum over the intervals of each ray; 0 for a ray without any."""
     check_same_shape("values", values, (len(samples), *values.shape[1:]), "one a sample")
+    if packed_cpu.serves(values):
+        total: Tensor = packed_cpu.Sum.apply(
+            None, values.flatten(1) if values.ndim > 1 else values[:, None], samples.offsets
+        )
+        return total.reshape(samples.rays, *values.shape[1:])
     return packed_torch.sums(values, samples.ray_index, samples.rays)
 
 
@@ -103,7 +111,10 @@ def packed_composite(
     """Blend values along each ray, over a background where one is given (all of it for a ray without samples)."""
     check_same_shape("weights", weights, (len(samples),), "one a sample")
     check_same_shape("values", values, (len(samples), values.shape[-1]), "one row a sample")
-    blended = packed_torch.sums(weights[:, None] * values, samples.ray_index, samples.rays)
+    if packed_cpu.serves(weights, values):
+        blended: Tensor = packed_cpu.Sum.apply(weights, values, samples.offsets)
+    else:
+        blended = packed_torch.sums(weights[:, None] * values, samples.ray_index, samples.rays)
     if background is None:
         return blended
     return blended + (1.0 - packed_opacity(weights, samples))[:, None] * background
@@ -135,9 +146,61 @@ def packed_median_depth(
 def packed_distortion_loss(weights: Float[Tensor, " m"], samples: PackedSamples) -> Float[Tensor, " n"]:
     """How far the weight of each ray is spread (Barron et al. 2022, eq. 15); in units of the distances."""
     check_same_shape("weights", weights, (len(samples),), "one a sample")
+    if _kernels_serve(samples, weights):
+        loss: Tensor = packed_cpu.Distortion.apply(weights, samples.offsets, samples.starts, samples.ends)
+        return loss
     return packed_torch.distortion_loss(weights, samples.offsets, samples.ray_index, samples.midpoints, samples.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRender:
+    """Outputs of `packed_render`, differentiable in densities and values.
+
+    Attributes:
+        values: Blended values, over the background if one was given.
+        opacity: Accumulated alpha.
+        moment: Σ w t; see `expected_depth`.
+        weights: Of each sample.
+    """
+
+    values: Float[Tensor, "n c"]
+    opacity: Float[Tensor, " n"]
+    moment: Float[Tensor, " n"]
+    weights: Float[Tensor, " m"]
+
+    @property
+    def expected_depth(self) -> Float[Tensor, " n"]:
+        """Mean distance at which light that reaches the eye comes from; 0 where nothing stops the ray."""
+        return normalized_distance(self.moment, self.opacity)
+
+
+def packed_render(
+    density: Float[Tensor, " m"],
+    values: Float[Tensor, "m c"],
+    samples: PackedSamples,
+    background: Float[Tensor, "*#n c"] | None = None,
+) -> PackedRender:
+    """Weights, blended values, opacity and depth at once: on the CPU one pass forward and one backward."""
+    check_same_shape("density", density, (len(samples),), "one a sample")
+    check_same_shape("values", values, (len(samples), values.shape[-1]), "one row a sample")
+    if _kernels_serve(samples, density, values):
+        blended, opacity, moment, weights = packed_cpu.Render.apply(
+            density, values, samples.offsets, samples.starts, samples.ends
+        )
+    else:
+        weights, _ = packed_weights(density, samples)
+        blended, opacity = packed_composite(weights, values, samples), packed_opacity(weights, samples)
+        moment = packed_sum(weights * samples.midpoints, samples)
+    if background is not None:
+        blended = blended + (1.0 - opacity)[:, None] * background
+    return PackedRender(blended, opacity, moment, weights)
 
 
 def visible(transmittance: Float[Tensor, " m"], early_stop: float = 1e-4) -> Bool[Tensor, " m"]:
     """Which intervals light still reaches: those entered with a transmittance of at least `early_stop`."""
     return transmittance >= early_stop
+
+
+def _kernels_serve(samples: PackedSamples, *tensors: Tensor) -> bool:
+    intervals = (samples.starts, samples.ends)
+    return packed_cpu.serves(*tensors, *intervals) and not any(t.requires_grad for t in intervals)
