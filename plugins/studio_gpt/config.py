@@ -133,12 +133,14 @@ class CaptionConfig(LanguageConfig):
     grid: int = 8
     """The encoder's last map has this many cells along each side; each becomes one vector of the prefix."""
     encoder_width: int = 32
-    """Channels of the encoder's first stage; they double with each halving of the size, up to 8 times."""
+    """Channels of the encoder's first stage; they double with the next two halvings of the size."""
+    shift: int = 3
+    """Pictures are moved by up to this many pixels in training."""
 
     # ---- text
-    tokenizer: Literal["word", "character", "byte", "bpe"] = "word"
+    tokenizer: Literal["word", "character", "byte", "bpe"] = "bpe"
     """What a token is."""
-    vocab_size: int = 4096
+    vocab_size: int = 2048
     """Most tokens of the vocabulary, four special ones included; words beyond it become UNK."""
     max_tokens: int = 64
     """Most tokens of a caption; longer ones are cut in training."""
@@ -151,4 +153,4 @@ class CaptionConfig(LanguageConfig):
     dropout: float = 0.0
     """Share of activations set to zero in training."""
     no_picture: float = 0.1
-    """Share of the training pairs whose picture is replaced by a learned blank, so captions can be drawn without one."""
+    """Share of the training pairs whose picture is replaced by a learned blank, to learn the language without one."""

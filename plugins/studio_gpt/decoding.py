@@ -1,14 +1,15 @@
 """From logits to tokens: penalty, temperature, truncation and the draw, in this order.
 
-    1. repetition penalty   l_j <- l_j / gamma^c_j where l_j > 0, else l_j gamma^c_j;  c_j: how often j stands in the text
+    1. repetition penalty   l_j <- l_j / gamma^c_j where l_j > 0, else l_j gamma^c_j;  c_j: occurrences of j so far
     2. temperature          l_j <- l_j / T;  T = 0 takes the largest
     3. top-k                keep the k largest
     4. top-p (nucleus)      keep the smallest set of the largest whose probability reaches p
     5. min-p                keep what is at least p_min times as probable as the most probable
     6. draw from softmax(l) over what is kept
 
-Keskar et al., "CTRL" (2019) for the penalty, here with a power that counts; Holtzman et al., "The Curious Case of Neural
-Text Degeneration" (ICLR 2020) for the nucleus; Nguyen et al., "Turning Up the Heat: Min-p Sampling" (ICLR 2025).
+Keskar et al., "CTRL" (2019) for the penalty, here with a power that counts; Holtzman et al., "The Curious Case of
+Neural Text Degeneration" (ICLR 2020) for the nucleus; Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative
+and Coherent LLM Outputs" (ICLR 2025) for min-p.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +25,14 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio.plugin import SampleOptions
-from studio_gpt.windows import Reader
+
+
+class TokenReader(Protocol):
+    """Reads n texts token by token, such as `studio_gpt.windows.Reader`."""
+
+    def read(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n vocab"]:
+        """Append tokens to the texts; a tensor of its own with the logits of what follows."""
+        ...
 
 
 @dataclass
@@ -120,7 +129,7 @@ def next_tokens(
 
 
 def continue_texts(
-    reader: Reader,
+    reader: TokenReader,
     prompts: Sequence[Sequence[int]],
     options: TextOptions,
     generator: torch.Generator | None,

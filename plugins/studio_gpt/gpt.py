@@ -3,7 +3,8 @@
 Vaswani et al., "Attention Is All You Need" (NeurIPS 2017); Radford et al., "Language Models are Unsupervised Multitask
 Learners" (2019). One block, on x of shape (b, t, D):
 
-    x = x + W_0 attention(LN(x))        attention_i = softmax(Q_i K_i^T / sqrt(d), future masked) V_i, heads i side by side
+    x = x + W_0 [head_1; ...; head_H]   head_i = softmax(Q_i K_i^T / sqrt(d), future masked) V_i
+                                        Q, K, V = W_Q, W_K, W_V times LN(x), cut into H heads of d = D / H
     x = x + W_2 gelu(W_1 LN(x))         W_1: D -> 4 D, W_2: 4 D -> D
 
 Parameters, with vocabulary V, context T and L layers: 2 V D + T D + L (12 D^2 + 4 D) + 2 D; V D less when the head is

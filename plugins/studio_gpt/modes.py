@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 
 from torch import nn
@@ -18,8 +17,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
-def note(message: str) -> None:
-    """Tell the user of something that works, but perhaps not as meant."""
-    warnings.warn(message, UserWarning, stacklevel=3)

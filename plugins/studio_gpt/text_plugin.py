@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,14 +17,15 @@ from studio_gpt.config import GPTConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
 from studio_gpt.language_model import LanguageModel
-from studio_gpt.modes import evaluating, note
+from studio_gpt.modes import evaluating
 from studio_gpt.optimization import Optimization
 from studio_gpt.rnn import RNN
-from studio_gpt.tokenizer import IncrementalDecoder, Tokenizer, train_tokenizer
+from studio_gpt.tokenizer import UNKNOWN_WORD, IncrementalDecoder, Tokenizer, train_tokenizer
 from studio_gpt.vocabulary import Vocabulary
 from studio_gpt.wavenet import WaveNet
 from studio_gpt.windows import Reader, score, window_start
 
+_log = logging.getLogger(__name__)
 _TEXTS_AT_ONCE = 64
 _LAYERS = {"gpt": 6, "rnn": 1, "wavenet": 8}
 _SHOWN = 5
@@ -125,9 +127,10 @@ class TextGenerator(Generator):
         generator = generator or torch.Generator()
         texts: list[str] = []
         with evaluating(self):
+            encoded = self._encode_prompts(prompts) if n else []
             for start in range(0, n, _TEXTS_AT_ONCE):
-                texts += self._continue(prompts[start : start + _TEXTS_AT_ONCE], chosen, generator)
-        return texts
+                texts += self._continue(encoded[start : start + _TEXTS_AT_ONCE], chosen, generator)
+        return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
     def _prompts(self, n: int, condition: Sequence[int] | Sequence[str] | None) -> list[str]:
         if condition is None:
@@ -139,24 +142,23 @@ class TextGenerator(Generator):
             raise StudioError("A text model has no classes; its condition is a text to continue.", fix="Give a prompt.")
         return prompts
 
-    def _continue(self, prompts: list[str], options: TextOptions, generator: torch.Generator | None) -> list[str]:
-        tokenizer = self.tokenizer
-        encoded = [self._encode_prompt(prompt) for prompt in prompts]
-        made: list[list[int]] = [[] for _ in prompts]
-        reader = Reader(self.network, len(prompts))
+    def _continue(self, encoded: list[list[int]], options: TextOptions, generator: torch.Generator) -> list[str]:
+        made: list[list[int]] = [[] for _ in encoded]
+        reader = Reader(self.network, len(encoded))
         for tokens, new in self._decode(reader, encoded, options, generator):
             for row in new.nonzero()[:, 0].tolist():
                 made[row].append(int(tokens[row]))
-        return [prompt + tokenizer.decode(row) for prompt, row in zip(prompts, made, strict=True)]
+        return [self.tokenizer.decode(row) for row in made]
 
-    def _encode_prompt(self, prompt: str) -> list[int]:
-        tokens = [self.tokenizer.bos, *self._encode(prompt)]
-        if hidden := window_start(len(tokens), self.network.context):
-            note(f"The prompt has {len(tokens) - 1:,} tokens; the model sees its last {len(tokens) - hidden:,}.")
-        return tokens
+    def _encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        rows = [[self.tokenizer.bos, *tokens] for tokens in self._encode(prompts)]
+        longest = max(map(len, rows))
+        if hidden := window_start(longest, self.network.context):
+            _log.warning("A prompt has %s tokens; the model sees its last %s.", f"{longest:,}", f"{longest - hidden:,}")
+        return rows
 
     def _decode(
-        self, reader: Reader, encoded: list[list[int]], options: TextOptions, generator: torch.Generator | None
+        self, reader: Reader, encoded: list[list[int]], options: TextOptions, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         tokenizer = self.tokenizer
         return continue_texts(
@@ -177,11 +179,11 @@ class TextGenerator(Generator):
         """
         chosen = TextOptions(**options)
         chosen.check()
-        encoded = self._encode_prompt(prompt)
+        (encoded,) = self._encode_prompts([prompt])
         return self._stream(prompt, encoded, chosen, generator or torch.Generator())
 
     def _stream(
-        self, prompt: str, encoded: list[int], options: TextOptions, generator: torch.Generator | None
+        self, prompt: str, encoded: list[int], options: TextOptions, generator: torch.Generator
     ) -> Iterator[str]:
         if prompt:
             yield prompt
@@ -208,7 +210,7 @@ class TextGenerator(Generator):
 
         A model of lines counts the end of the line, a model of one document does not: there a text is an excerpt. A
         text longer than the context is scored by the windows of `studio_gpt.windows`. Words that the vocabulary lacks
-        count as UNK, which is noted by a warning.
+        count as UNK, which is logged.
 
         Args:
             x: Texts.
@@ -217,19 +219,19 @@ class TextGenerator(Generator):
         Raises:
             StudioError: A text has characters that the vocabulary cannot express.
         """
-        before = [""] * len(x) if condition is None else list(condition)
-        totals = []
+        texts = self._encode(x)
+        before = [[] for _ in texts] if condition is None else self._encode(condition)
         with evaluating(self):
-            for prompt, text in zip(before, x, strict=True):
-                given = self._encode(prompt)
-                totals.append(self._score([*given, *self._encode(text)])[len(given) :].sum())
+            totals = [
+                self._score(given + tokens)[len(given) :].sum() for given, tokens in zip(before, texts, strict=True)
+            ]
         return torch.stack(totals) if totals else torch.zeros(0, dtype=torch.float64)
 
     @torch.no_grad()
     def perplexity(self, texts: Sequence[str]) -> float:
         """exp of the mean nats a token, over all texts."""
         with evaluating(self):
-            scores = torch.cat([self._score(self._encode(text)) for text in texts])
+            scores = torch.cat([self._score(tokens) for tokens in self._encode(texts)])
         return float((-scores.mean()).exp())
 
     def _score(self, encoded: list[int]) -> Tensor:
@@ -257,19 +259,20 @@ class TextGenerator(Generator):
         return [self.tokenizer.label(token) for token in self._window(text)]
 
     def _window(self, text: str) -> list[int]:
-        tokens = [self.tokenizer.bos, *self._encode(text)]
+        tokens = [self.tokenizer.bos, *self._encode([text])[0]]
         limit = self.network.context or len(tokens)
         if len(tokens) > limit:
-            note(f"The text has {len(tokens):,} tokens; its last {limit:,} are shown.")
+            _log.warning("The text has %s tokens; its last %s are shown.", f"{len(tokens):,}", limit)
         return tokens[-limit:]
 
-    def _encode(self, text: str) -> list[int]:
-        """Tokens of a user's text, with a note about what the model does not know."""
-        unknown = self.tokenizer.unknown(text)
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of users' texts, with a note about words that the model does not know."""
+        unknown = list(dict.fromkeys(word for text in texts for word in self.tokenizer.unknown(text)))
         if unknown:
-            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            note(f"The model does not know {', '.join(map(repr, unknown[:_SHOWN]))}{more}; they are read as <unk>.")
-        return self.tokenizer.encode(text)
+            more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
+            shown = ", ".join(map(repr, unknown[:_SHOWN]))
+            _log.warning("The model does not know %s%s: read as %s.", shown, more, UNKNOWN_WORD)
+        return [self.tokenizer.encode(text) for text in texts]
 
 
 def _network(config: GPTConfig, vocab_size: int) -> LanguageModel:
