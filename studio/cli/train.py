@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.cli.arguments import format_duration
 from studio.cli.console import out, shown
 from studio.cli.train_arguments import ResumeRequest, RunOptions, TrainRequest, read_train_arguments
+from studio.errors import StudioError
+from studio.registry import find_plugin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +78,19 @@ def main(argv: Sequence[str], started: float) -> int:
         announce(f"stopped at step {result.step:,}, all saved")
         _say_how_to_resume(console, prepared)
         return INTERRUPTED
+    if request.run.previews:
+        _save_film(prepared, announce)
     _say_result(console, prepared, result, line.figures)
     return 0
+
+
+def _save_film(prepared: Prepared, tell: Callable[[str], None]) -> None:
+    from studio.training.previews import save_film
+
+    try:
+        save_film(prepared.run)
+    except StudioError as error:
+        tell(f"note: no film of the previews: {error}")
 
 
 def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOptions:
@@ -127,13 +140,22 @@ def _say_result(console: Console, prepared: Prepared, result: TrainingResult, fi
     if preview := _last_preview(prepared.run.previews):
         console.print(f"preview: {shown(preview)}", markup=False)
     console.print("next:")
-    commands = [f"studio train --resume {run} --steps {2 * result.step}"]
+    commands = [*_next_of_generator(prepared, run), f"studio train --resume {run} --steps {2 * result.step}"]
     if prepared.scene is not None:
         commands = [f"studio render {run} --path orbit", f"studio eval {run}"]
         if prepared.loaded().field.export_formats:
             commands.append(f"studio export {run}")
     for command in commands:
         console.print(f"  {command}", style="cyan", markup=False)
+
+
+def _next_of_generator(prepared: Prepared, run: str) -> list[str]:
+    entry = find_plugin(prepared.config.plugin)
+    if prepared.config.kind != "generator" or entry.spec is None:
+        return []
+    if "caption" in entry.spec.capabilities:
+        return [f"studio caption {run} PICTURE", f"studio eval {run}"]
+    return [f"studio sample {run}", f"studio eval {run}"]
 
 
 def _last_preview(folder: Path) -> Path | None:

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -130,16 +131,35 @@ class PictureDataset:
         _log.warning("%s; the next picture is taken in its place", text)
 
     def _decode(self, name: str) -> npt.NDArray[np.uint8]:
-        channels, height, width = self.sample_shape
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with self._tree.open(name) as stream, Image.open(stream) as opened:
-                # JPEG decodes a smaller picture quicker; twice the size leaves the filter enough to average.
-                opened.draft(None, (2 * width, 2 * height))
-                picture = _plain(ImageOps.exif_transpose(opened), channels)
-        if picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-        return np.asarray(picture, dtype=np.uint8).reshape(height, width, channels)
+        with self._tree.open(name) as stream:
+            return _decode(stream, self.sample_shape)
+
+
+def read_picture(path: Path, sample_shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
+    """One picture file as a sample: cropped to the middle, resized, in [0, 1].
+
+    Raises:
+        StudioError: Missing or damaged.
+    """
+    try:
+        with open(path, "rb") as stream:
+            pixels = _decode(stream, sample_shape)
+    except _BROKEN as error:
+        raise StudioError(f"{path}: cannot be read as a picture ({_reason(error)}).", fix="Give another.") from error
+    return torch.from_numpy(pixels).movedim(-1, 0).float().div_(255)
+
+
+def _decode(stream: IO[bytes], sample_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    channels, height, width = sample_shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(stream) as opened:
+            # JPEG decodes a smaller picture quicker; twice the size leaves the filter enough to average.
+            opened.draft(None, (2 * width, 2 * height))
+            picture = _plain(ImageOps.exif_transpose(opened), channels)
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    return np.array(picture, dtype=np.uint8).reshape(height, width, channels)
 
 
 def load_pictures(

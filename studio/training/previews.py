@@ -1,4 +1,7 @@
-"""What a run looks like while it trains: a held-out photo beside its render, a grid of samples, points, or text."""
+"""What a run looks like while it trains: a held-out photo beside its render, a grid of samples, points, or text.
+
+Beside them the curves of its figures, and at the end a film of all previews.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from studio.datasets import Dataset
+from studio.datasets import Dataset, load_dataset
+from studio.errors import StudioError
+from studio.export.curves import save_curves
 from studio.export.pictures import caption, grid, save_picture, side_by_side
+from studio.export.video import VideoWriter
 from studio.files import atomic_write
 from studio.metrics import psnr
 from studio.plugin.base import Field, Generator
 from studio.scene import PhotoStore, Scene
 from studio.training.loaded import photo_store
 from studio.training.randomness import stream_seed
+from studio.training.run import RunFolder
 
 if TYPE_CHECKING:
     from studio.training.start import Prepared
@@ -30,20 +37,61 @@ Painter = Callable[[Path], None]
 _PREVIEW = 4
 _WIDEST = 1600
 _PICTURES, _POINTS, _TEXTS = 36, 2000, 8
+_CAPTIONED, _CAPTIONED_WIDTH = 16, 256
 _CANVAS, _SUPERSAMPLING = 480, 2
+_FILM_FPS, _FILM_HOLD = 4.0, 8
+CURVES, FILM = "curves.png", "previews.mp4"
 
 
 def preview_painter(prepared: Prepared) -> Painter:
-    """The painter that suits a run's plugin."""
+    """The painter that suits a run's plugin; it keeps ``curves.png`` in the run's folder up to date, too."""
     plugin = prepared.plugin
+    painter: Painter
     if isinstance(plugin, Field):
         assert prepared.scene is not None
         data = prepared.config.data
-        return FieldPainter(plugin, prepared.scene, downscale=data.downscale)
-    if isinstance(plugin, Generator):
+        painter = FieldPainter(plugin, prepared.scene, downscale=data.downscale)
+    elif isinstance(plugin, Generator):
         assert prepared.dataset is not None
-        return GeneratorPainter(plugin, prepared.dataset, prepared.config.seed)
-    raise TypeError(f"no preview for a {type(plugin).__name__}")
+        captions = callable(getattr(plugin, "caption", None))
+        kind = CaptionPainter if captions else GeneratorPainter
+        painter = kind(plugin, _held_out(prepared) if captions else prepared.dataset, prepared.config.seed)
+    else:
+        raise TypeError(f"no preview for a {type(plugin).__name__}")
+    run, name = prepared.run, prepared.config.plugin
+
+    def paint(path: Path) -> None:
+        painter(path)
+        save_curves(run.path / CURVES, run.read_metrics(), title=name)
+
+    return paint
+
+
+def _held_out(prepared: Prepared) -> Dataset:
+    data = prepared.config.data
+    return load_dataset(data.path, split="test", **data.reader)
+
+
+def save_film(run: RunFolder) -> Path | None:
+    """A film of all previews of a run, ``previews.mp4`` in its folder; None where there are not two pictures.
+
+    Raises:
+        StudioError: No ffmpeg, or a full disk.
+    """
+    pictures = sorted(run.previews.glob("step_*.png"))
+    if len(pictures) < 2:
+        return None
+    with Image.open(pictures[-1]) as last:
+        size = last.size
+    target = run.path / FILM
+    with VideoWriter(target, fps=_FILM_FPS) as video:
+        for path in [*pictures, *[pictures[-1]] * _FILM_HOLD]:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+            if picture.size != size:
+                picture = picture.resize(size, Image.Resampling.LANCZOS)
+            video.write(torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0))
+    return target
 
 
 class FieldPainter:
@@ -73,23 +121,26 @@ class FieldPainter:
 
 
 class GeneratorPainter:
-    """Samples from always the same noise: a grid of pictures, points over the data's, or text."""
+    """Samples from always the same noise: a grid of pictures under their classes or captions, points, or text."""
 
     def __init__(self, generator: Generator, dataset: Dataset, seed: int) -> None:
         self._generator = generator
         self._dataset = dataset
         self._seed = seed
+        self._conditional = True
 
     def __call__(self, path: Path) -> None:
         shape = self._generator.data_info.sample_shape
         count = _PICTURES if len(shape) == 3 else _POINTS if len(shape) == 1 and shape[0] >= 2 else _TEXTS
-        noise = torch.Generator().manual_seed(stream_seed(self._seed, _PREVIEW))
-        samples = self._generator.sample(count, generator=noise)
+        samples, labels = self._sample(count)
         if not isinstance(samples, Tensor):
             _write_lines(path.with_suffix(".txt"), samples)
         elif samples.ndim == 4:
-            pictures = samples.cpu().float().clamp(0, 1).movedim(1, -1)
-            save_picture(path, grid([picture.expand(-1, -1, 3) for picture in pictures]))
+            columns = None
+            if labels is not None and self._generator.data_info.num_classes:
+                # A row for each class, where they fit.
+                columns = next((c for c in range(6, 13) if len(samples) % c == 0 and _rows_of_one(labels, c)), None)
+            save_picture(path, grid(as_pictures(samples), captions=labels, columns=columns))
         elif samples.ndim == 2 and samples.shape[1] >= 2:
             real, _ = self._dataset.batch(range(min(count, len(self._dataset))))
             picture = scatter(samples.cpu()[:, :2], real[:, :2])
@@ -97,12 +148,79 @@ class GeneratorPainter:
         else:
             _write_lines(path.with_suffix(".txt"), [str(sample) for sample in samples.cpu().tolist()])
 
+    def _sample(self, count: int) -> tuple[Tensor | list[str], list[str] | None]:
+        info = self._generator.data_info
+        condition: list[int] | list[str] | None = None
+        labels: list[str] | None = None
+        if self._conditional and len(info.sample_shape) == 3:
+            if info.num_classes and info.num_classes <= count:
+                each = 6 if info.num_classes <= 12 else max(2 * count // info.num_classes, 1)
+                condition = [label for label in range(info.num_classes) for _ in range(each)]
+                labels = [info.class_names[label] if info.class_names else str(label) for label in condition]
+            elif info.has_captions:
+                condition = labels = list(self._dataset.captions[:_CAPTIONED])
+        if condition is not None:
+            try:
+                return self._generator.sample(len(condition), condition, self._noise()), labels
+            except StudioError:
+                # A model that takes no conditions, although the data has them.
+                self._conditional = False
+        return self._generator.sample(count, generator=self._noise()), None
+
+    def _noise(self) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(self._seed, _PREVIEW))
+
+
+class CaptionPainter:
+    """What a captioning plugin says about held-out pictures, always the same ones."""
+
+    def __init__(self, generator: Generator, dataset: Dataset, seed: int) -> None:
+        self._generator = generator
+        self._pictures, self._truth = dataset.batch(range(min(_CAPTIONED, len(dataset))))
+        self._seed = seed
+
+    def __call__(self, path: Path) -> None:
+        noise = torch.Generator().manual_seed(stream_seed(self._seed, _PREVIEW))
+        captions = self._generator.caption(self._pictures, noise)  # type: ignore[operator]
+        save_picture(path, grid(sheet_of(self._pictures, _CAPTIONED_WIDTH), captions=captions, columns=4))
+        if isinstance(self._truth, list):
+            pairs = zip(captions, self._truth, strict=True)
+            _write_lines(path.with_suffix(".txt"), [f"{said}    [{truth}]" for said, truth in pairs])
+
+
+def _rows_of_one(labels: Sequence[str], columns: int) -> bool:
+    return all(len(set(labels[i : i + columns])) == 1 for i in range(0, len(labels), columns))
+
+
+def sheet_of(pictures: Float[Tensor, "n c h w"], width: int = 64) -> list[Float[Tensor, "h2 w2 3"]]:
+    """Pictures for a contact sheet: RGB, enlarged to at least this width without blurring."""
+    factor = max(-(-width // pictures.shape[-1]), 1)
+    return [p.repeat_interleave(factor, 0).repeat_interleave(factor, 1) for p in as_pictures(pictures)]
+
+
+def as_pictures(samples: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "h w 3"]]:
+    """Samples as RGB pictures on the CPU, clamped to [0, 1]; grey ones in three equal channels."""
+    pictures = samples.detach().cpu().float().clamp(0, 1).movedim(1, -1)
+    return [picture.expand(-1, -1, 3) for picture in pictures]
+
 
 def scatter(
-    points: Float[Tensor, "n 2"], behind: Float[Tensor, "m 2"], size: int = _CANVAS
+    points: Float[Tensor, "n 2"],
+    behind: Float[Tensor, "m 2"],
+    size: int = _CANVAS,
+    *,
+    frame: Float[Tensor, "k 2"] | None = None,
 ) -> Float[Tensor, "size size 3"]:
-    """Blue points over grey ones, in the square that holds the grey ones with a tenth to spare; y goes up."""
-    low, high = behind.amin(dim=0), behind.amax(dim=0)
+    """Blue points over grey ones, in the square that holds those of `frame` with a tenth to spare; y goes up.
+
+    Args:
+        points: Blue.
+        behind: Grey.
+        size: Of the picture, pixels.
+        frame: Default: the grey ones.
+    """
+    inside = behind if frame is None else frame
+    low, high = inside.amin(dim=0), inside.amax(dim=0)
     middle, half = (low + high) / 2, 0.55 * float((high - low).amax().clamp(min=1e-6))
     side = size * _SUPERSAMPLING
     canvas = Image.new("RGB", (side, side), "white")
