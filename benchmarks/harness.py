@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -93,6 +94,40 @@ def warm_up(data: Path, options: TrainOptions, *, preset: str | None = None) -> 
         next(run.render(run.photos("train").camera(0)[None]))
 
 
+@dataclass(frozen=True)
+class CommandRun:
+    """A training that was run as a user runs it."""
+
+    folder: Path
+    """Its run, or a folder above it."""
+    seconds: float
+    """From the start of the process to its end."""
+    peak_memory: int
+    """The most memory it held at once (resident set), bytes."""
+
+
+def train_command(plugin: str, data: Path, output: Path, *options: str) -> CommandRun:
+    """Run ``studio train`` in a process of its own; what it prints is shown.
+
+    Args:
+        output: A folder that holds no run yet.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    command = [sys.executable, "-m", "studio", "train", plugin, str(data), "--output", str(output), *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _high_water(process.pid))
+        time.sleep(0.2)
+    seconds = time.perf_counter() - started
+    if process.returncode != 0:
+        raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
+    return CommandRun(output, seconds, peak or _most_of(resource.RUSAGE_CHILDREN))
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor, memory, versions, load and date, as plain data."""
     import numba
@@ -119,14 +154,23 @@ def describe_machine() -> dict[str, Any]:
 
 def peak_memory() -> int:
     """The most memory this process has held at once (resident set), bytes."""
+    # ru_maxrss of a new process begins with what its parent held; the kernel's own figure does not.
+    return _high_water(os.getpid()) or _most_of(resource.RUSAGE_SELF)
+
+
+def _high_water(process: int) -> int:
+    """Peak resident set of a process by Linux, bytes; 0 where that is not to be had."""
     try:
-        # ru_maxrss of a new process begins with what its parent held; this figure does not.
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 0
+
+
+def _most_of(whose: int) -> int:
+    most = resource.getrusage(whose).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 

@@ -99,6 +99,15 @@ def test_generated_photos_show_what_their_cameras_see(memory_benchmark: ModuleTy
         assert np.abs(expected - seen.numpy()).max() < 12
 
 
+def test_a_command_is_timed_as_a_whole(harness: ModuleType, tmp_path: Path) -> None:
+    done = harness.train_command("splat", tmp_path, tmp_path / "runs", "--help")
+    assert done.folder == tmp_path / "runs"
+    assert done.seconds > 0
+    assert done.peak_memory > 1 << 20
+    with pytest.raises(RuntimeError, match="exit code"):
+        harness.train_command("no-such-plugin", tmp_path, tmp_path / "runs")
+
+
 def test_fewer_photos_are_spread_over_the_same_path(memory_benchmark: ModuleType, tmp_path: Path) -> None:
     memory_benchmark._make_photos(tmp_path, 9, 32, 24)
     memory_benchmark._write_transforms(tmp_path, 3, 32, 24)
