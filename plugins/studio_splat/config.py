@@ -28,6 +28,7 @@ class SplatConfig(PluginConfig):
             "lr_sh0": 2.5e-3,
             "lr_shN": 2.5e-3 / 20,
             "lr_decay": 1.0,
+            "lr_stretch": 0.0,
             "eps2d": 0.3,
             "sh_start": 1 / 30,
             "coarse_levels": 0,
@@ -40,6 +41,7 @@ class SplatConfig(PluginConfig):
             # The noise grows with the rate of the means, so this must be the paper's.
             "lr_means": 1.6e-4,
             "lr_means_final": 1.6e-6,
+            "lr_stretch": 0.0,
         },
     }
 
@@ -79,22 +81,24 @@ class SplatConfig(PluginConfig):
     """Composite photos with alpha on a random colour each step, instead of the fixed background."""
 
     # ---- optimiser (Adam, eps 1e-15)
-    lr_means: float = 6e-4
+    lr_means: float = 3e-4
     """Learning rate of positions at the start, times the scene's extent."""
-    lr_means_final: float = 6e-6
+    lr_means_final: float = 3e-6
     """The same at the end (exponential decay)."""
-    lr_scales: float = 3e-2
+    lr_scales: float = 1e-2
     """Learning rate of log-scales."""
-    lr_quats: float = 1e-2
+    lr_quats: float = 3e-3
     """Learning rate of rotations."""
-    lr_opacities: float = 1e-1
+    lr_opacities: float = 5e-2
     """Learning rate of opacities (logits)."""
-    lr_sh0: float = 1e-2
+    lr_sh0: float = 5e-3
     """Learning rate of the base colour."""
-    lr_shN: float = 8e-4
+    lr_shN: float = 3e-4
     """Learning rate of the view-dependent colour."""
     lr_decay: float = 0.3
     """Factor on all other learning rates at the end of training."""
+    lr_stretch: float = 0.5
+    """All rates are for 8,000 steps, and times (8,000 / steps) to this power; 0 leaves them alone."""
 
     # ---- density control
     strategy: Literal["budget", "adaptive", "mcmc"] = "budget"

@@ -132,7 +132,7 @@ class CpuEngine:
         if self._exposure is not None:
             through = self._exposure.backward(target.index, _colors(raster.image), _colors(gradient))
             gradient = _planes(through, gradient.shape)
-        absgrad = self.config.absgrad
+        absgrad = self.config.absgrad and options.collect_stats
         gradients = rasterize_backward(records, tiles, raster, work, gradient, absgrad=absgrad)
         self.steps += 1
         first, second = self._moments()

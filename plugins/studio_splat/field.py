@@ -276,7 +276,7 @@ class SplatField(Field):
         progress = context.progress(step)
         assert self._strategy is not None
         engine = self.engine()
-        rates = learning_rates(config, self.scene_info.camera_extent, progress)
+        rates = learning_rates(config, self.scene_info.camera_extent, progress, context.expected_steps(step))
         target = self._target(batch.photos[0], batch.indices[0])
         metrics = engine.step(
             target,
@@ -286,7 +286,7 @@ class SplatField(Field):
                 ssim_weight=config.ssim_weight,
                 opacity_reg=config.opacity_reg,
                 scale_reg=config.scale_reg,
-                collect_stats=True,
+                collect_stats=self._strategy.reads_stats(progress),
             ),
         )
         self._ahead = True

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from studio_splat.config import SplatConfig
 
+REFERENCE_STEPS = 8_000
+"""Length of the training that the configured learning rates are for."""
+FEWEST_STEPS = 3_000
+"""Shorter trainings do not get higher rates than one of this length."""
+
 
 @dataclass(frozen=True)
 class LearningRates:
@@ -29,12 +34,21 @@ class LearningRates:
         }
 
 
-def learning_rates(config: SplatConfig, extent: float, progress: float) -> LearningRates:
-    """Exponential decay of the means' rate (in units of the scene's extent), and of all others by `lr_decay`."""
+def learning_rates(config: SplatConfig, extent: float, progress: float, total_steps: float) -> LearningRates:
+    """The rates at a point of a training of a certain length.
+
+    Exponential decay of the means' rate (in units of the scene's extent), and of all others by `lr_decay`. What few
+    steps must cover in strides, many cover better in small ones: all rates are those of `REFERENCE_STEPS` steps, times
+    (REFERENCE_STEPS / total_steps)^lr_stretch.
+
+    Args:
+        total_steps: Expected length of the training.
+    """
+    stretch = (REFERENCE_STEPS / max(total_steps, FEWEST_STEPS)) ** config.lr_stretch
     means = config.lr_means * (config.lr_means_final / config.lr_means) ** progress
-    fade = config.lr_decay**progress
+    fade = stretch * config.lr_decay**progress
     return LearningRates(
-        means=means * extent,
+        means=means * extent * stretch,
         quats=config.lr_quats * fade,
         scales=config.lr_scales * fade,
         opacities=config.lr_opacities * fade,

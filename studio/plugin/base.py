@@ -94,6 +94,8 @@ class TrainingContext:
     """Wall-clock budget; schedules then follow the clock instead of the step count."""
     elapsed_seconds: float = 0.0
     """Wall-clock time spent so far, including earlier sessions of a resumed run."""
+    start_seconds: float = 0.0
+    """The part of it that went by before the first step: reading photos, placing Gaussians."""
     step_cost: Callable[[float], float] = field(default=lambda progress: 1.0)
     """`Plugin.step_cost` of the plugin that is trained."""
 
@@ -102,6 +104,19 @@ class TrainingContext:
         by_step = step / max(self.total_steps, 1)
         by_clock = self._progress_at(self.elapsed_seconds / self.budget_seconds) if self.budget_seconds else 0.0
         return min(max(by_step, by_clock), 1.0)
+
+    def expected_steps(self, step: int) -> float:
+        """How many steps the whole training will have: `total_steps`, or what the budget allows at the pace so far.
+
+        Args:
+            step: Steps done. A budget's guess needs some of them to settle; before the first it is `total_steps`.
+        """
+        if not self.budget_seconds:
+            return float(self.total_steps)
+        idle, now = (self._progress_at(t / self.budget_seconds) for t in (self.start_seconds, self.elapsed_seconds))
+        if step <= 0 or now <= idle:
+            return float(self.total_steps)
+        return min(step * (1 - idle) / (now - idle), float(self.total_steps))
 
     def _progress_at(self, time_share: float) -> float:
         """Where a training of steps that cost `step_cost` each stands after a share of its time."""

@@ -175,6 +175,8 @@ class Trainer:
         self.plugin.train()
         last_save, saved_at = time.perf_counter(), -1
         reason = "finished"
+        if self.step == 0:
+            self.context.start_seconds = self.elapsed
         with self._interruptible():
             while self.step < self.settings.total_steps:
                 self.context.elapsed_seconds = self.elapsed

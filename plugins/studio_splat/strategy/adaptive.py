@@ -113,6 +113,9 @@ class AdaptiveStrategy:
         child["scales"] -= math.log(1.6)
         return child
 
+    def reads_stats(self, progress: float) -> bool:
+        return progress < self.stop
+
     def state(self) -> dict[str, Any]:
         return {"resets": self._resets}
 

@@ -76,6 +76,9 @@ class BudgetStrategy:
         child["scales"] += shrink
         return child
 
+    def reads_stats(self, progress: float) -> bool:
+        return progress < self.stop
+
     def state(self) -> dict[str, Any]:
         return {"initial": self.initial}
 

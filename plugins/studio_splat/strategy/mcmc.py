@@ -64,6 +64,9 @@ class McmcStrategy:
         fresh = changed.clone()
         return Edit(source, fresh, new)
 
+    def reads_stats(self, progress: float) -> bool:
+        return False
+
     def state(self) -> dict[str, Any]:
         return {}
 

@@ -251,3 +251,15 @@ def test_a_budget_follows_the_cost_of_steps() -> None:
     even = TrainingContext(total_steps=100, budget_seconds=10.0, elapsed_seconds=2.5)
     assert even.progress(0) == pytest.approx(0.25)
     assert even.progress(60) == pytest.approx(0.6)
+
+
+def test_a_budget_expects_as_many_steps_as_the_pace_allows() -> None:
+    context = TrainingContext(total_steps=1000)
+    assert context.expected_steps(10) == 1000
+    context = TrainingContext(total_steps=10**6, budget_seconds=100.0, start_seconds=20.0, elapsed_seconds=20.0)
+    assert context.expected_steps(0) == 10**6, "nothing is known yet"
+    # 50 steps in 10 of the 80 seconds there are for steps.
+    context.elapsed_seconds = 30.0
+    assert context.expected_steps(50) == pytest.approx(400)
+    context.total_steps = 300
+    assert context.expected_steps(50) == 300
