@@ -105,7 +105,7 @@ def _load_tile(
 
 
 @inline
-def _block_gradient(alpha: Any, light: Any, rest: Any, d: Any) -> Any:
+def block_gradient(alpha: Any, light: Any, rest: Any, d: Any) -> Any:
     """One block's (weight, g / ln 2, light after, rest after) for c·v = d. Pixels that have ended have no light."""
     after = fnma(alpha, light, light)
     passed = after > np.float32(TRANSMITTANCE_MIN)
@@ -250,10 +250,10 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                     at = stage + e * STAGE
                     alpha = load_plane(scratch, at)
                     d = load_plane(scratch, at + PIXELS)
-                    w0, g0, t0, s0 = _block_gradient(alpha[0], light[0], rest[0], d[0])
-                    w1, g1, t1, s1 = _block_gradient(alpha[1], light[1], rest[1], d[1])
-                    w2, g2, t2, s2 = _block_gradient(alpha[2], light[2], rest[2], d[2])
-                    w3, g3, t3, s3 = _block_gradient(alpha[3], light[3], rest[3], d[3])
+                    w0, g0, t0, s0 = block_gradient(alpha[0], light[0], rest[0], d[0])
+                    w1, g1, t1, s1 = block_gradient(alpha[1], light[1], rest[1], d[1])
+                    w2, g2, t2, s2 = block_gradient(alpha[2], light[2], rest[2], d[2])
+                    w3, g3, t3, s3 = block_gradient(alpha[3], light[3], rest[3], d[3])
                     light = (t0, t1, t2, t3)
                     rest = (s0, s1, s2, s3)
                     weights = (w0, w1, w2, w3)
