@@ -42,7 +42,7 @@ class HasDensity(Protocol):
 class HasRaySamples(Protocol):
     """Capability 'inspect': a Field that can tell what it composites along one ray."""
 
-    def ray_samples(self, origin: Float[Tensor, "3"], direction: Float[Tensor, "3"]) -> RaySamples:
+    def ray_samples(self, origin: Float[Tensor, " 3"], direction: Float[Tensor, " 3"]) -> RaySamples:
         """What `render` composites along one ray; without gradients, the same every time.
 
         Args:

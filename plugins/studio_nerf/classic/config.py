@@ -42,12 +42,14 @@ class NerfConfig(PluginConfig):
     """Stratified samples a ray for the coarse network (hierarchical)."""
     fine_samples: int = 128
     """Further samples a ray where the coarse network has weight (hierarchical)."""
-    batch_samples: int = 16_384
+    batch_samples: int = 8_192
     """Samples a step that the number of rays is adapted to (grid)."""
-    samples_across: int = 256
+    samples_across: int = 192
     """Steps that the diagonal of the scene's box is marched in (grid)."""
     grid_resolution: int = 64
     """Cells of the occupancy grid along each axis of the box (grid)."""
+    silhouettes: bool = True
+    """Keep empty what a photo with alpha sees through (grid)."""
     near: float = 0.02
     """Least distance of a sample from the camera, times the extent of the cameras; rays begin where they enter the
     box."""

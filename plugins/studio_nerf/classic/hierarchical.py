@@ -74,8 +74,6 @@ def march(
         return DenseSamples(t, edges, density, weights_from_density(density, edges, last_infinite=opaque), rgb)
 
     first = query(coarse, stratified_points(where.near, where.far, coarse_samples, generator=generator))
-    further = sample_pdf(
-        midpoints(first.t), first.weights[:, 1:-1].detach(), fine_samples, generator=generator
-    )
+    further = sample_pdf(midpoints(first.t), first.weights[:, 1:-1].detach(), fine_samples, generator=generator)
     t = torch.cat([first.t, further], dim=-1).sort(dim=-1).values
     return first, query(fine, t)
