@@ -48,6 +48,10 @@ class GanSampleOptions(SampleOptions):
     average: bool = True
     """Draw from the moving average of the generator instead of its newest weights."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.truncation < math.inf:
+            raise StudioError(f"truncation: {self.truncation} is not a standard deviation.", fix="Give 0 or more.")
+
 
 class GanGenerator(Generator):
     """Generative adversarial networks behind the common interface.
@@ -180,15 +184,17 @@ class GanGenerator(Generator):
         n: int,
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-        *,
-        truncation: float = 1.0,
-        average: bool = True,
+        **options: Any,
     ) -> Float[Tensor, n * shape]:
-        """Generate from `n` normal latents; without a condition, a conditional model draws all classes in turn."""
-        z = truncation * self._latents(n, generator or torch.Generator())
+        """Generate from `n` normal latents; without a condition, a conditional model draws all classes in turn.
+
+        Options are the fields of `GanSampleOptions`.
+        """
+        chosen = GanSampleOptions(**options)
+        z = chosen.truncation * self._latents(n, generator or torch.Generator())
         if condition is None and self.num_classes:
             condition = evenly(n, self.num_classes)
-        return self._leave(self._run(z, self._weights(condition, n), average=average))
+        return self._leave(self._run(z, self._weights(condition, n), average=chosen.average))
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "b d"], condition: Condition | None = None) -> Float[Tensor, b * shape]:

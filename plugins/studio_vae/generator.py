@@ -33,6 +33,9 @@ from studio_vae.vae import GaussianEncoder, PointDecoder, elbo_terms, importance
 
 Condition = Sequence[int] | Sequence[str] | Tensor
 
+_FIRST_STD = 0.2
+"""Where a learned decoder deviation starts: about that of the pixels of a picture."""
+
 
 @dataclass
 class VaeSampleOptions(SampleOptions):
@@ -42,6 +45,10 @@ class VaeSampleOptions(SampleOptions):
     """Standard deviation of the codes drawn; below 1 trades variety for typicality."""
     noise: bool = False
     """Draw from p(x|z) instead of showing its mean."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise StudioError(f"temperature: {self.temperature} is not a standard deviation.", fix="Give 0 or more.")
 
 
 class VaeGenerator(Generator):
@@ -78,7 +85,7 @@ class VaeGenerator(Generator):
             self.encoder = PictureEncoder(*picture)
             self.decoder = PictureDecoder(*picture)
         if self._variational and config.likelihood == "gaussian" and config.decoder_std is None:
-            self.decoder_log_std = nn.Parameter(torch.zeros(()))
+            self.decoder_log_std = nn.Parameter(torch.tensor(math.log(_FIRST_STD)))
 
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "decoder": self.decoder}
@@ -163,20 +170,22 @@ class VaeGenerator(Generator):
         n: int,
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-        noise: bool = False,
+        **options: Any,
     ) -> Float[Tensor, n * shape]:
-        """Decode `n` codes of the prior; an autoencoder, which has none, decodes a Gaussian fitted to its codes."""
+        """Decode `n` codes of the prior; an autoencoder, which has none, decodes a Gaussian fitted to its codes.
+
+        Options are the fields of `VaeSampleOptions`.
+        """
+        chosen = VaeSampleOptions(**options)
         generator = generator or torch.Generator()
-        z = temperature * torch.randn(n, self.config.latent_dim, generator=generator).to(self.device)
+        z = chosen.temperature * torch.randn(n, self.config.latent_dim, generator=generator).to(self.device)
         if not self._variational:
             z = self.codes.draw(z)
         if condition is None and self.num_classes:
             condition = evenly(n, self.num_classes)
         decoded = self._decoded(z, self._weights(condition, n))
         x = self._mean(decoded)
-        if noise and self._variational:
+        if chosen.noise and self._variational:
             x = self._draw(x, generator)
         return self._leave(x)
 
