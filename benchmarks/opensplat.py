@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from gaussian_scenes import Parameters
 from PIL import Image
-from splat_scenes import Parameters
 
 from studio.errors import StudioError
 from studio.export.gaussians import SH_C0

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gaussian_scenes
 import numpy as np
 import opensplat
-import splat_scenes
 import torch
 from harness import DATA, RESULTS, Report, gib, peak_memory, warm_up
 from kernel_operations import backward_operations, forward_operations
@@ -101,14 +101,14 @@ def main() -> None:
         warm_up(arguments.data, options)
         largest: Prepared | None = None
         for count in sorted(arguments.gaussians):
-            largest = splat_scenes.train(arguments.data, count, arguments.train_steps, options)
+            largest = gaussian_scenes.train(arguments.data, count, arguments.train_steps, options)
             _train_rows(report, largest, arguments)
         if largest is not None and arguments.dense:
             assert largest.photos is not None
-            parameters = splat_scenes.denser(_engine(largest).parameters(), arguments.dense)
+            parameters = gaussian_scenes.denser(_engine(largest).parameters(), arguments.dense)
             _render_rows(report, "lego, split", parameters, _cameras(largest), arguments)
     if arguments.garden.is_file():
-        parameters, cameras = splat_scenes.garden(arguments.garden)
+        parameters, cameras = gaussian_scenes.garden(arguments.garden)
         _render_rows(report, "garden", parameters, [cameras[i] for i in range(len(cameras))], arguments, sizes=[None])
     if arguments.opensplat is None:
         print("OpenSplat was not given (--opensplat PATH), so nothing is compared with it")
@@ -155,7 +155,7 @@ def _train_rows(report: Report, job: Prepared, arguments: argparse.Namespace) ->
 def _render_rows(
     report: Report,
     scene: str,
-    parameters: splat_scenes.Parameters,
+    parameters: gaussian_scenes.Parameters,
     cameras: Sequence[Cameras],
     arguments: argparse.Namespace,
     sizes: Sequence[int | None] | None = None,
@@ -177,7 +177,7 @@ def _render_rows(
 def _stages(job: Prepared, engine: CpuEngine, views: int, peaks: Peaks, clock: Clock) -> dict[str, Any]:
     """Each kernel by itself, on a copy of the parameters, so that the model stays as it is."""
     assert job.photos is not None
-    blocks = splat_scenes.blocks_of(engine.parameters())
+    blocks = gaussian_scenes.blocks_of(engine.parameters())
     first, second = aligned_zeros(blocks.shape), aligned_zeros(blocks.shape)
     statistics_rows = aligned_zeros((len(blocks), STATISTICS_ROWS, 16))
     rates = np.full(blocks.shape[1], 1e-6, np.float32)

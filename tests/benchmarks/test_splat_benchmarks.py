@@ -90,7 +90,7 @@ def test_operations_grow_with_the_lists(benchmark: Benchmark) -> None:
 
 
 def test_denser_scenes_look_like_their_model(benchmark: Benchmark) -> None:
-    scenes = benchmark("splat_scenes")
+    scenes = benchmark("gaussian_scenes")
     generator = torch.Generator().manual_seed(0)
     n = 40
     model = {
