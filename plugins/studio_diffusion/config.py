@@ -1,0 +1,127 @@
+"""Configuration of the diffusion plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from studio.plugin import PluginConfig, SampleOptions
+
+
+@dataclass
+class DiffusionConfig(PluginConfig):
+    """A denoising diffusion model. Pictures get a U-Net, points a residual network."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "toy": {"steps": 4_000, "batch": 512, "timesteps": 200, "channels": 128, "schedule": "cosine", "lr": 2e-3},
+        "mnist": {
+            "steps": 4_000,
+            "channels": 48,
+            "multipliers": (1, 2),
+            "blocks": 1,
+            "patch_size": 2,
+            "lr": 1e-3,
+            "ema_decay": 0.995,
+            "precision": "bf16",
+        },
+        "shapes": {
+            "steps": 6_000,
+            "channels": 64,
+            "multipliers": (1, 2),
+            "blocks": 1,
+            "patch_size": 2,
+            "lr": 1e-3,
+            "ema_decay": 0.998,
+            "precision": "bf16",
+        },
+        "ddpm": {
+            "steps": 800_000,
+            "batch": 128,
+            "channels": 128,
+            "multipliers": (1, 2, 2, 2),
+            "schedule": "linear",
+            "prediction": "noise",
+            "lr": 2e-4,
+            "weight_decay": 0.0,
+            "warm_up": 5_000,
+            "cosine_decay": False,
+            "ema_decay": 0.9999,
+            "dropout": 0.1,
+            "min_snr": None,
+        },
+    }
+
+    steps: int = 20_000
+    """Training steps."""
+    batch: int = 64
+    """Samples a step."""
+
+    # ---- noise
+    timesteps: int = 1000
+    """Number T of noise levels."""
+    schedule: Literal["linear", "cosine"] = "cosine"
+    """How fast noise is added: linear (Ho et al. 2020) or cosine (Nichol & Dhariwal 2021)."""
+    prediction: Literal["noise", "x0", "v"] = "v"
+    """What the network predicts; noise is ill-defined at levels that leave no signal, where v and x0 are not."""
+    min_snr: float | None = 5.0
+    """Cap on a noise level's weight in the loss, as signal-to-noise ratio (Hang et al. 2023); none: equal weights."""
+
+    # ---- network
+    channels: int = 64
+    """Channels at full resolution; width of the network for points."""
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    """Channels of each resolution, times `channels`; each next one has half the side."""
+    blocks: int = 2
+    """Residual blocks of a resolution on the way down; one more on the way up."""
+    attention_size: int = 16
+    """Resolutions up to this side have self-attention."""
+    head_dim: int = 32
+    """Channels of an attention head."""
+    patch_size: int = 1
+    """Side of the pixel blocks that are folded into channels at the input; 2 makes the network about 4 times faster."""
+    dropout: float = 0.0
+    """Dropout in the residual blocks."""
+    text_dim: int = 128
+    """Width of the caption encoder."""
+    text_layers: int = 2
+    """Transformer blocks of the caption encoder."""
+    caption_length: int = 48
+    """Words of a caption that are read."""
+
+    # ---- training
+    condition: Literal["auto", "none"] = "auto"
+    """auto: captions where the data has them, else classes where it has them."""
+    condition_dropout: float = 0.1
+    """Share of samples that are trained without their condition, for classifier-free guidance."""
+    lr: float = 3e-4
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Decay of weight matrices."""
+    warm_up: int = 200
+    """Steps over which the rate rises."""
+    cosine_decay: bool = True
+    """Lower the rate to zero along a cosine; else it stays."""
+    grad_clip: float = 1.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.999
+    """Memory of the weight average that samples are drawn with."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of products; a format that the processor has no units for becomes fp32."""
+
+
+@dataclass
+class DiffusionSampling(SampleOptions):
+    """How a diffusion model draws."""
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddim: few steps; ddpm: ancestral, with fresh noise at each step."""
+    steps: int = 50
+    """Evaluations of the network for each sample, up to the model's number of noise levels."""
+    eta: float = 0.0
+    """Share of fresh noise in ddim steps: 0 is deterministic, 1 is ancestral."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance: 1 none, more follows the condition more closely."""
+    strength: float = 0.6
+    """Edit mode sdedit: share of the noise levels that the picture is sent through."""
