@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from studio.datasets import Dataset
 from studio.errors import StudioError
-from studio.plugin import DataInfo, Generator, SampleBatch, SampleRequest, TrainingContext
+from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
 from studio_gpt.config import CaptionConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
@@ -33,17 +33,31 @@ _AT_ONCE = 64
 
 
 @dataclass
-class CaptionOptions(TextOptions):
+class CaptionOptions(SampleOptions):
     """How captions are drawn."""
 
-    temperature: float = 1.0
-    """Below 1: more likely words; above: more varied ones; 0: always the likeliest."""
+    temperature: float | None = None
+    """0: the likeliest word at each place; above: by lot. Default: 0 for a picture, 1 without one."""
     top_k: int = 0
     """Draw from the k likeliest tokens; 0: from all."""
-    repetition_penalty: float = 1.0
-    """Divide the logit of a token by this for each time it occurred; 1: none (captions repeat 'a' and 'of')."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
     max_tokens: int = 64
     """Most tokens of a caption."""
+
+    def for_text(self, temperature: float, room: int) -> TextOptions:
+        """The chain of `studio_gpt.decoding`, without penalty, as captions repeat 'a' and 'of'.
+
+        Args:
+            temperature: Where none was chosen.
+            room: Tokens that the model has places for.
+        """
+        chosen = temperature if self.temperature is None else self.temperature
+        options = TextOptions(
+            chosen, self.top_k, self.top_p, repetition_penalty=1.0, max_tokens=min(self.max_tokens, room)
+        )
+        options.check()
+        return options
 
 
 class Captioner(Generator):
@@ -132,6 +146,8 @@ class Captioner(Generator):
         return self._optimization.state()
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
+        # The saved vocabulary may have brought another network since `setup_training`.
+        self._optimization = Optimization(self, self.config, self._context)
         self._optimization.load_state(state)
 
     # ---- captions ------------------------------------------------------------------------------------------------
@@ -146,12 +162,13 @@ class Captioner(Generator):
             generator: CPU generator, where a temperature is given.
             options: Fields of `CaptionOptions`.
         """
-        chosen = CaptionOptions(**{"temperature": 0.0, "max_tokens": self.config.max_tokens, **options})
+        chosen = CaptionOptions(**options).for_text(0.0, self.config.max_tokens)
+        generator = generator or torch.Generator()
         captions: list[str] = []
         with evaluating(self):
             for part in pictures.split(_AT_ONCE):
                 prefix = self.encoder(self.encoder.fit(part.to(self.device)))
-                captions += self._draw(prefix, [""] * len(part), chosen, generator or torch.Generator())
+                captions += self._draw(prefix, [[self.tokenizer.bos]] * len(part), chosen, generator)
         return captions
 
     @torch.no_grad()
@@ -176,33 +193,32 @@ class Captioner(Generator):
                 f"A captioner's condition is {n} begins of captions, one each; it has no classes.",
                 fix="Give texts, or pictures to `studio caption`.",
             )
-        chosen, generator = CaptionOptions(**options), generator or torch.Generator()
+        tokenizer, room = self.tokenizer, self.config.max_tokens
+        begins = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
+        longest = max(map(len, begins), default=1) - 1
+        if longest >= room:
+            raise StudioError(f"A caption of this model has {room} tokens, a begin has {longest}.", fix="Shorten it.")
+        chosen = CaptionOptions(**options).for_text(1.0, room - longest)
+        generator = generator or torch.Generator()
         captions: list[str] = []
         with evaluating(self):
             for start in range(0, n, _AT_ONCE):
-                part = prompts[start : start + _AT_ONCE]
+                part = begins[start : start + _AT_ONCE]
                 captions += self._draw(self._blank_prefix(len(part)), part, chosen, generator)
-        return captions
+        return [prompt + text for prompt, text in zip(prompts, captions, strict=True)]
 
     def _blank_prefix(self, n: int) -> Float[Tensor, "n cells width"]:
         return self.blank.expand(n, self.encoder.num_cells, -1)
 
     def _draw(
-        self, prefix: Tensor, prompts: Sequence[str], options: CaptionOptions, generator: torch.Generator
+        self, prefix: Tensor, begins: Sequence[Sequence[int]], options: TextOptions, generator: torch.Generator
     ) -> list[str]:
-        options.check()
-        tokenizer, room = self.tokenizer, self.config.max_tokens
-        encoded = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
-        longest = max(map(len, encoded)) - 1
-        if longest >= room:
-            raise StudioError(f"A caption of this model has {room} tokens, a begin has {longest}.", fix="Shorten it.")
-        made: list[list[int]] = [[] for _ in prompts]
-        reader = _PictureReader(self.decoder, prefix)
-        limited = CaptionOptions(**{**vars(options), "max_tokens": min(options.max_tokens, room - longest)})
+        tokenizer = self.tokenizer
+        made: list[list[int]] = [[] for _ in begins]
         for tokens, new in continue_texts(
-            reader,
-            encoded,
-            limited,
+            _PictureReader(self.decoder, prefix),
+            begins,
+            options,
             generator,
             end=tokenizer.eos,
             banned=(tokenizer.bos, tokenizer.unk, tokenizer.pad),
@@ -210,7 +226,7 @@ class Captioner(Generator):
         ):
             for row in new.nonzero()[:, 0].tolist():
                 made[row].append(int(tokens[row]))
-        return [prompt + tokenizer.decode(row) for prompt, row in zip(prompts, made, strict=True)]
+        return [tokenizer.decode(row) for row in made]
 
     @torch.no_grad()
     def log_likelihood(

@@ -84,7 +84,9 @@ class TextGenerator(Generator):
         return [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]
 
     def training_step(self, batch: TokenBatch, step: int) -> dict[str, float | Tensor]:
-        inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        # Lines are shorter than the window: what all of them lack need not be computed.
+        longest = int((batch.tokens != self.tokenizer.pad).sum(dim=1).max())
+        inputs, targets = batch.tokens[:, : longest - 1], batch.tokens[:, 1:longest]
         if not self.vocabulary.whole and self.config.start_share > 0:
             # Windows of a document almost never begin with BOS, but samples and scored texts do.
             hidden = torch.rand(len(inputs), generator=self._context.generator) < self.config.start_share
@@ -99,6 +101,8 @@ class TextGenerator(Generator):
         return self._optimization.state()
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
+        # The saved vocabulary may have brought another network since `setup_training`.
+        self._optimization = Optimization(self.network, self.config, self._context)
         self._optimization.load_state(state)
 
     # ---- sampling ------------------------------------------------------------------------------------------------
