@@ -48,8 +48,13 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=_NORM_EPSILON)
 
 
+def activate(x: Tensor) -> Tensor:
+    """SiLU of a fresh tensor: in place where no gradient needs what was there."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + embedding)))."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + linear(embedding))))."""
 
     def __init__(self, channels: int, out_channels: int, embedding_dim: int, dropout: float) -> None:
         super().__init__()
@@ -62,9 +67,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.embed(F.silu(embedding))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        """`embedding` is already activated."""
+        h = self.conv1(activate(self.norm1(x)))
+        h = h + self.embed(embedding)[:, :, None, None]
+        h = self.conv2(self.dropout(activate(self.norm2(h))))
         return self.shortcut(x) + h
 
 
@@ -211,6 +217,7 @@ class UNet(nn.Module):
         embedding = self.level(t)
         if condition is not None:
             embedding = embedding + condition
+        embedding = F.silu(embedding)
         x = self.input(F.pixel_unshuffle(x, self.patch_size))
         skips = [x]
         for i, stage in enumerate(self.down):
@@ -227,4 +234,4 @@ class UNet(nn.Module):
             resolution, last = divmod(i, self.blocks + 1)
             if last == self.blocks and resolution < len(self.grow):
                 x = self.grow[resolution](F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return F.pixel_shuffle(self.output(F.silu(self.output_norm(x))), self.patch_size)
+        return F.pixel_shuffle(self.output(activate(self.output_norm(x))), self.patch_size)
