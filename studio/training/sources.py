@@ -57,6 +57,9 @@ class SceneSource:
         self._rays = torch.Generator().manual_seed(stream_seed(seed, _RAYS))
         self._window: list[int] = []
         self._window_left = 0
+        # Cameras of the window, and the window that they were gathered for.
+        self._cameras: Cameras | list[Cameras] = []
+        self._cameras_of: list[int] = []
 
     def next(self, request: Request) -> Batch:
         if isinstance(request, PhotoRequest):
@@ -76,15 +79,45 @@ class SceneSource:
         chosen = torch.randint(len(self._window), (count,), generator=self._rays)
         uniform = torch.rand(count, dtype=torch.float64, generator=self._rays)
         slots, order = torch.sort(chosen, stable=True)
-        parts = [
-            _photo_rays(self.photos.get(self._window[slot]), uniform[order[slots == slot]])
-            for slot in torch.unique(slots).tolist()
-        ]
-        origins, directions, rgb, alpha, pixels = (
-            torch.cat(column).to(self.device) for column in zip(*parts, strict=True)
-        )
-        indices = torch.tensor(self._window)[slots].to(self.device)
+        flat, values, widths = self._pick_pixels(slots, uniform[order])
+        pixels = torch.stack([flat % widths, flat // widths], dim=-1).float() + 0.5
+        origins, directions = self._rays_through(pixels, slots)
+        colors = values.float() / 255
+        columns = (origins, directions, colors[:, :3], colors[:, 3:], torch.tensor(self._window)[slots], pixels)
+        origins, directions, rgb, alpha, indices, pixels = (column.to(self.device) for column in columns)
         return RayBatch(origins, directions, rgb, alpha, indices, pixels)
+
+    def _pick_pixels(self, slots: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels picked by numbers in [0, 1) among the unmasked ones of photos given in ascending order.
+
+        Returns:
+            Flat pixel numbers, RGBA values (uint8), and the width of each one's photo.
+        """
+        counts = torch.bincount(slots, minlength=len(self._window)).tolist()
+        flats, colors, widths = [], [], []
+        # Of each photo only what must be looked up there; all else is done for the whole batch at once.
+        for slot, part in enumerate(uniform.split(counts)):
+            if len(part) == 0:
+                continue
+            photo = self.photos.get(self._window[slot])
+            flat = _pick(photo, part)
+            flats.append(flat)
+            colors.append(_rgba(photo.image.reshape(-1, photo.image.shape[-1])[flat]))
+            widths.append(photo.image.shape[1])
+        present = torch.tensor([count for count in counts if count], dtype=torch.int64)
+        return torch.cat(flats), torch.cat(colors), torch.tensor(widths).repeat_interleave(present)
+
+    def _rays_through(self, pixels: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """World rays through pixels of photos given in ascending order."""
+        if self._cameras_of != self._window:
+            self._cameras = _stacked([self.photos.camera(index) for index in self._window])
+            self._cameras_of = list(self._window)
+        if isinstance(self._cameras, Cameras):
+            rays = self._cameras[slots].rays(pixels)
+            return rays.origins, rays.directions
+        counts = torch.bincount(slots, minlength=len(self._window)).tolist()
+        each = [camera.rays(part) for camera, part in zip(self._cameras, pixels.split(counts), strict=True)]
+        return torch.cat([rays.origins for rays in each]), torch.cat([rays.directions for rays in each])
 
     def state(self) -> dict[str, Any]:
         return {
@@ -100,20 +133,25 @@ class SceneSource:
         self._window, self._window_left = list(state["window"]), state["window_left"]
 
 
-def _photo_rays(photo: Photo, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Rays and colours at pixels picked by numbers in [0, 1) among the photo's unmasked ones."""
-    height, width = photo.image.shape[:2]
-    if photo.mask is None:
-        flat = (uniform * (height * width)).long()
-    else:
+def _pick(photo: Photo, uniform: Tensor) -> Tensor:
+    """Flat numbers of pixels picked by numbers in [0, 1) among the photo's unmasked ones."""
+    count = photo.image.shape[0] * photo.image.shape[1]
+    if photo.mask is not None:
         allowed = photo.mask.flatten().nonzero()[:, 0]
-        flat = allowed[(uniform * len(allowed)).long()] if len(allowed) else (uniform * (height * width)).long()
-    values = photo.image.reshape(height * width, -1)[flat].float() / 255
-    pixels = torch.stack([flat % width, flat // width], dim=-1).float() + 0.5
-    camera: Cameras = photo.camera
-    rays = camera.rays(pixels)
-    alpha = values[:, 3:4] if values.shape[1] == 4 else torch.ones_like(values[:, :1])
-    return rays.origins, rays.directions, values[:, :3], alpha, pixels
+        if len(allowed):
+            return allowed[(uniform * len(allowed)).long()]
+    return (uniform * count).long()
+
+
+def _rgba(values: Tensor) -> Tensor:
+    return values if values.shape[-1] == 4 else torch.nn.functional.pad(values, (0, 1), value=255)
+
+
+def _stacked(cameras: list[Cameras]) -> Cameras | list[Cameras]:
+    """One batch of cameras, where they are of one kind."""
+    first = cameras[0]
+    alike = all(c.model == first.model and (c.distortion is None) == (first.distortion is None) for c in cameras)
+    return Cameras.stack(cameras) if alike else cameras
 
 
 class DatasetSource:
