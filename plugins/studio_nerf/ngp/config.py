@@ -1,0 +1,82 @@
+"""Configuration of the hash-grid field; the docstrings are the help of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from studio.plugin.config import PluginConfig
+
+
+@dataclass
+class NgpConfig(PluginConfig):
+    """Options of the `ngp` plugin."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"steps": 2_500},
+        "default": {},
+        "quality": {"steps": 40_000, "samples": 131_072, "log2_rows": 19, "finest": 2048},
+        "forward": {"space": "ndc"},
+        "unbounded": {"space": "contract", "log2_rows": 18, "distortion": 1e-3},
+    }
+
+    steps: int = 12_000
+    """Training steps."""
+
+    # ---- where the scene lies
+    space: Literal["auto", "box", "contract", "ndc"] = "auto"
+    """box: an object in a box; contract: all of space around the cameras; ndc: cameras that face one way; auto: box for
+    photos with alpha, contract for others."""
+    steps_across: int = 768
+    """Marching steps along the diagonal of the box (of the inner box in contracted space)."""
+    grid_resolution: int = 128
+    """Cells a side of the occupancy grid; a multiple of 4."""
+    cone_angle: float = 0.004
+    """Growth of marching steps with distance, outside of a box."""
+
+    # ---- encoding and networks
+    levels: int = 8
+    """Resolutions of the hash grid, with four features each; a multiple of 4."""
+    coarsest: int = 16
+    """Cells a side of the coarsest level."""
+    finest: int = 1024
+    """Cells a side of the finest level."""
+    log2_rows: int = 17
+    """Rows of a level's table, as a power of two."""
+    density_width: int = 64
+    """Hidden units of the density network; a multiple of 16."""
+    color_width: int = 64
+    """Hidden units of the colour network; a multiple of 16."""
+
+    # ---- loss
+    loss_limit: float = 0.1
+    """Colour error beyond which the loss grows linearly (Huber)."""
+    random_background: bool = True
+    """Composite rays on random colours, so that what is opaque in the photos becomes opaque."""
+    distortion: float = 0.0
+    """Weight of the distortion loss of mip-NeRF 360, against haze and floaters."""
+
+    # ---- optimiser
+    samples: int = 65_536
+    """Samples that light reaches in each step; the number of rays follows."""
+    lr: float = 1e-2
+    """Adam's learning rate of the hash table."""
+    lr_networks: float = 1e-2
+    """Adam's learning rate of the networks."""
+    lr_decay: float = 0.03
+    """Factor on the learning rates at the end."""
+    decay_start: float = 0.3
+    """Share of the training from which they fall."""
+    grid_every: int = 16
+    """Steps between updates of the occupancy grid."""
+
+    # ---- per-photo corrections
+    appearance: bool = False
+    """Learn an embedding of the look of every training photo."""
+    lr_appearance: float = 1e-3
+    """Adam's learning rate of the embeddings."""
+    pose_refinement: bool = False
+    """Learn a small correction of every training camera's pose."""
+    lr_poses: float = 1e-4
+    """Adam's learning rate of poses, radians and scene units."""

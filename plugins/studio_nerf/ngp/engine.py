@@ -1,0 +1,106 @@
+"""What computes the field: the contract of the two engines, compiled kernels on a CPU and torch elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from studio.marching import PackedSamples
+from studio_nerf.ngp.optimizer import LazyAdam
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of one step."""
+
+    encoding: float
+    networks: float
+
+
+@dataclass(frozen=True)
+class RayTargets:
+    """What n rays should show, and how they are judged."""
+
+    rgb: Float[Tensor, "n 3"]
+    """Photo colours on `background`."""
+    background: Float[Tensor, "n 3"]
+    view: Float[Tensor, "n v"]
+    """What the colour network sees of each ray; with ``requires_grad`` its gradient is computed."""
+    loss_limit: float
+    distortion: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says."""
+
+    loss: float | Tensor
+    squared_error: float | Tensor
+    """Mean over channels, of clamped colours."""
+    view_gradient: Float[Tensor, "n v"] | None
+    position_gradient: Float[Tensor, "k 3"] | None
+    """With respect to the samples' places in the unit cube."""
+
+
+class Visible(Protocol):
+    """Samples of rays that light reaches, k of them, as an engine keeps them until its next call."""
+
+    @property
+    def samples(self) -> PackedSamples:
+        """Their intervals."""
+        ...
+
+    @property
+    def density(self) -> Float[Tensor, " k"]: ...
+
+
+class Engine(Protocol):
+    """Evaluates and trains the field."""
+
+    def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        """Densities at points of the marched frame, without gradients."""
+        ...
+
+    def visible(
+        self,
+        samples: PackedSamples,
+        origins: Float[Tensor, "n 3"],
+        directions: Float[Tensor, "n 3"],
+        early_stop: float,
+        least_thickness: float,
+    ) -> Any:
+        """Encode marched samples and choose those that light reaches.
+
+        Args:
+            samples: Of the rays.
+            origins: Of the rays.
+            directions: Of unit length.
+            early_stop: Least transmittance with which light enters a chosen sample.
+            least_thickness: Least optical thickness of a chosen sample.
+        """
+        ...
+
+    def colors(self, visible: Any, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:
+        """Colours of samples, without gradients."""
+        ...
+
+    def density_gradients(self, visible: Any) -> Float[Tensor, "k 3"]:
+        """Gradients of the log-density with respect to places in the unit cube."""
+        ...
+
+    def step(
+        self, visible: Any, targets: RayTargets, adam: LazyAdam, rates: Rates, *, with_positions: bool = False
+    ) -> StepResult:
+        """One step of all that the engine trains, unless the loss is not finite; counts it in `adam`.
+
+        Args:
+            visible: Of the rays.
+            targets: For the same rays.
+            adam: Moments of ``encoding.table`` and ``shading.<i>``.
+            rates: Learning rates.
+            with_positions: Whether the gradient with respect to the samples' places is wanted.
+        """
+        ...

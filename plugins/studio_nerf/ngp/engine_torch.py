@@ -1,0 +1,135 @@
+"""The field in plain torch: any device, any precision, gradients by autograd. The kernels are held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from studio.marching import (
+    PackedSamples,
+    packed_composite,
+    packed_distortion_loss,
+    packed_opacity,
+    packed_weights,
+    visible,
+)
+from studio_nerf.ngp.encoding import HashGrid
+from studio_nerf.ngp.engine import Rates, RayTargets, StepResult
+from studio_nerf.ngp.networks import Shading
+from studio_nerf.ngp.optimizer import LazyAdam
+from studio_nerf.ngp.space import Space
+
+_POINTS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class TorchVisible:
+    """`studio_nerf.ngp.engine.Visible`."""
+
+    samples: PackedSamples
+    places: Float[Tensor, "k 3"]
+    density: Float[Tensor, " k"]
+
+
+class TorchEngine:
+    """`studio_nerf.ngp.engine.Engine` in plain torch.
+
+    Args:
+        encoding: Whose table is trained in place.
+        shading: Whose matrices are trained in place.
+        space: Geometry.
+    """
+
+    def __init__(self, encoding: HashGrid, shading: Shading, space: Space) -> None:
+        self.encoding, self.shading, self.space = encoding, shading, space
+
+    def _density_at(self, places: Float[Tensor, "m 3"]) -> tuple[Float[Tensor, " m"], Float[Tensor, "m g"]]:
+        density, geometry = self.shading.density(self.encoding(places))
+        return density, geometry
+
+    @torch.no_grad()
+    def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        places = self.space.to_unit(points)
+        return torch.cat([self._density_at(part)[0] for part in places.split(_POINTS_AT_ONCE)])
+
+    @torch.no_grad()
+    def visible(
+        self,
+        samples: PackedSamples,
+        origins: Float[Tensor, "n 3"],
+        directions: Float[Tensor, "n 3"],
+        early_stop: float,
+        least_thickness: float,
+    ) -> TorchVisible:
+        places = self.space.to_unit(samples.positions(origins, directions))
+        density, _ = self._density_at(places)
+        _, transmittance = packed_weights(density, samples)
+        keep = visible(transmittance, early_stop) & (density * samples.lengths >= least_thickness)
+        return TorchVisible(samples.keep(keep), places[keep], density[keep])
+
+    @torch.no_grad()
+    def colors(self, visible: TorchVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:
+        return self._shade(visible.places, view, visible.samples.ray_index)[1]
+
+    def density_gradients(self, visible: TorchVisible) -> Float[Tensor, "k 3"]:
+        with torch.enable_grad():
+            places = visible.places.detach().requires_grad_()
+            _, geometry = self._density_at(places)
+            (gradient,) = torch.autograd.grad(geometry[:, 0].sum(), places)
+        return gradient
+
+    def _shade(
+        self, places: Float[Tensor, "k 3"], view: Float[Tensor, "n v"], rays: Int[Tensor, " k"]
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, "k 3"]]:
+        density, geometry = self._density_at(places)
+        return density, self.shading.color(geometry, view[rays])
+
+    def losses(
+        self, visible: TorchVisible, targets: RayTargets, places: Float[Tensor, "k 3"]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and squared error of the clamped colours, differentiable."""
+        samples = visible.samples
+        density, rgb = self._shade(places, targets.view, samples.ray_index)
+        weights, _ = packed_weights(density, samples)
+        left = 1 - packed_opacity(weights, samples)
+        shown = packed_composite(weights, rgb, samples) + left[:, None] * targets.background
+        loss = torch.nn.functional.huber_loss(shown, targets.rgb, delta=targets.loss_limit)
+        if targets.distortion > 0:
+            loss = loss + targets.distortion * packed_distortion_loss(weights, samples).mean()
+        return loss, (shown.detach().clamp(0, 1) - targets.rgb).square().mean()
+
+    def step(
+        self,
+        visible: TorchVisible,
+        targets: RayTargets,
+        adam: LazyAdam,
+        rates: Rates,
+        *,
+        with_positions: bool = False,
+    ) -> StepResult:
+        places = visible.places.detach().requires_grad_(with_positions)
+        named = self.trained()
+        inputs = [*named.values()]
+        inputs += [places] if with_positions else []
+        inputs += [targets.view] if targets.view.requires_grad else []
+        with torch.enable_grad():
+            loss, error = self.losses(visible, targets, places)
+            gradients = list(torch.autograd.grad(loss, inputs, allow_unused=True))
+        view = gradients.pop() if targets.view.requires_grad else None
+        position = gradients.pop() if with_positions else None
+        # On a GPU this branch waits for the loss; a step is long enough there.
+        if not bool(loss.isfinite()):
+            return StepResult(loss.detach(), error, None, None)
+        adam.steps += 1
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                adam.step(name, gradient, rates.encoding if name == "encoding.table" else rates.networks)
+        return StepResult(loss.detach(), error, view, position)
+
+    def trained(self) -> Mapping[str, Tensor]:
+        """The parameters by the names that `LazyAdam` knows."""
+        return {"encoding.table": self.encoding.table, **self.shading.named_matrices()}

@@ -1,0 +1,211 @@
+"""The compiled kernels of the hash-grid field against plain torch in float64: values, gradients, steps, repeatability."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from studio.kernels import cache
+from studio.marching import PackedSamples
+from studio.plugin import SceneInfo
+from studio_nerf.ngp.config import NgpConfig
+from studio_nerf.ngp.encoding import HashGrid
+from studio_nerf.ngp.engine import Rates, RayTargets
+from studio_nerf.ngp.engine_cpu import CpuEngine
+from studio_nerf.ngp.engine_torch import TorchEngine
+from studio_nerf.ngp.kernels import hash_grid
+from studio_nerf.ngp.kernels.train import SHARES, scratch_size, train_rays
+from studio_nerf.ngp.networks import Shading
+from studio_nerf.ngp.optimizer import LazyAdam
+from studio_nerf.ngp.space import Space
+
+RAYS = 45
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = cache.get_threads()
+    yield cache.set_threads(request.param)
+    cache.set_threads(before)
+
+
+def make_model(*, view: int = 16, space: str = "box", seed: int = 3) -> tuple[HashGrid, Shading, Space]:
+    """A small model with features and densities far from their small start, so that everything has a gradient."""
+    torch.manual_seed(seed)
+    encoding = HashGrid(levels=4, coarsest=4, finest=40, log2_rows=10)
+    shading = Shading(encoding.width, 32, 48, view)
+    with torch.no_grad():
+        encoding.table.normal_(0, 0.5)
+    info = SceneInfo(bounds=((-1.0, -1.5, -0.5), (1.0, 1.0, 1.5)), has_alpha=True, camera_extent=0.7)
+    return encoding, shading, Space.build(NgpConfig(space=space), info)  # type: ignore[arg-type]
+
+
+def make_rays(seed: int = 4) -> tuple[Tensor, Tensor, PackedSamples]:
+    """Rays through the box with 0 to 40 samples, one of them more than a whole block of the kernel."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 40, (RAYS,), generator=generator)
+    counts[7], counts[20] = 0, 150
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    total = int(offsets[-1])
+    lengths = 0.01 + 0.03 * torch.rand(total, generator=generator)
+    lengths[offsets[20] : offsets[21]] *= 0.2
+    gaps = 0.01 * torch.rand(total, generator=generator)
+    starts = torch.cat([(gaps + lengths)[a:b].cumsum(0) - lengths[a:b] for a, b in zip(offsets, offsets[1:])])
+    origins = 0.8 * torch.rand(RAYS, 3, generator=generator) - 0.4
+    directions = torch.nn.functional.normalize(torch.randn(RAYS, 3, generator=generator), dim=-1)
+    return origins, directions, PackedSamples(offsets, starts, starts + lengths)
+
+
+def make_targets(view: int, *, distortion: float = 0.0, with_view: bool = False, dtype: torch.dtype) -> RayTargets:
+    generator = torch.Generator().manual_seed(6)
+    rgb, background = torch.rand(2, RAYS, 3, generator=generator)
+    seen = torch.randn(RAYS, view, generator=generator).to(dtype)
+    return RayTargets(rgb.to(dtype), background.to(dtype), seen.requires_grad_(with_view), 0.2, distortion)
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    """Largest error as a share of the largest value."""
+    return float((value.double() - reference.double()).abs().max() / reference.double().abs().max())
+
+
+def test_encoding_matches_torch_in_double(threads: int) -> None:
+    encoding, _, _ = make_model()
+    positions = torch.rand(333, 3, generator=torch.Generator().manual_seed(0))
+    # Corners of the cube and of cells, where a floor may go either way but the value may not.
+    positions[0], positions[1], positions[2] = 0.0, 1.0, 0.25
+    padded = np.zeros((3, 336), np.float32)
+    padded[:, :333] = positions.T
+    features = np.empty((4, 336, 4), np.float32)
+    hash_grid.encode(padded, encoding.arrays, encoding.table.detach().numpy(), features)
+    got = torch.from_numpy(features).permute(1, 0, 2).reshape(336, 16)[:333]
+    assert relative(got, encoding(positions.double())) < 1e-5
+
+
+def test_position_gradient_matches_autograd(threads: int) -> None:
+    encoding, _, _ = make_model()
+    generator = torch.Generator().manual_seed(1)
+    positions = torch.rand(64, 3, generator=generator)
+    upstream = torch.randn(64, 16, generator=generator)
+    places = positions.double().requires_grad_()
+    (expected,) = torch.autograd.grad((encoding(places) * upstream).sum(), places)
+    got = np.empty((3, 64), np.float32)
+    by_level = upstream.view(64, 4, 4).permute(1, 0, 2).contiguous().numpy()
+    hash_grid.position_gradient(
+        positions.T.contiguous().numpy(), encoding.arrays, encoding.table.detach().numpy(), by_level, got
+    )
+    assert relative(torch.from_numpy(got.T.copy()), expected) < 1e-4
+
+
+@pytest.mark.parametrize("space", ["box", "contract"])
+def test_densities_and_choice_of_samples_match_torch(space: str) -> None:
+    encoding, shading, where = make_model(space=space)
+    origins, directions, samples = make_rays()
+    points = samples.positions(origins, directions)
+    fast, slow = CpuEngine(encoding, shading, where), TorchEngine(encoding, shading, where)
+    assert relative(fast.density(points), slow.density(points.double())) < 1e-5
+    got = fast.visible(samples, origins, directions, 1e-2, 1e-3)
+    expected = slow.visible(samples, origins.double(), directions.double(), 1e-2, 1e-3)
+    assert 0 < len(expected.samples) < len(samples)
+    assert torch.equal(got.samples.offsets, expected.samples.offsets)
+    assert relative(got.samples.midpoints, expected.samples.midpoints) < 1e-6
+    view = make_targets(16, dtype=torch.float64).view
+    assert relative(fast.colors(got, view.float()), slow.colors(expected, view)) < 1e-5
+    assert relative(fast.density_gradients(got), slow.density_gradients(expected)) < 1e-4
+
+
+@pytest.mark.parametrize(("view", "distortion"), [(16, 0.0), (32, 0.5)])
+def test_training_gradients_match_autograd_in_double(view: int, distortion: float, threads: int) -> None:
+    encoding, shading, space = make_model(view=view)
+    origins, directions, samples = make_rays()
+    fast, slow = CpuEngine(encoding, shading, space), TorchEngine(encoding, shading, space)
+    visible = fast.visible(samples, origins, directions, 0.0, 0.0)
+    assert visible.count == len(samples)
+
+    reference = slow.visible(samples, origins.double(), directions.double(), 0.0, 0.0)
+    targets = make_targets(view, distortion=distortion, with_view=True, dtype=torch.float64)
+    features = encoding(reference.places).detach().requires_grad_()
+    encoding_forward, slow.encoding = slow.encoding, _Fixed(features)  # type: ignore[assignment]
+    loss, error = slow.losses(reference, targets, reference.places)
+    slow.encoding = encoding_forward
+    matrices = list(shading.named_matrices().values())
+    *expected, expected_features, expected_view = torch.autograd.grad(loss, [*matrices, features, targets.view])
+
+    weights, transposed = fast.matrices()
+    gradients = np.empty((SHARES, sum(w.size for w in weights)), np.float32)
+    upstream = np.empty((4, visible.count, 4), np.float32)
+    view_gradient = np.zeros((RAYS, view), np.float32)
+    longest = int(np.diff(visible.offsets).max())
+    scratch = np.empty((threads, scratch_size(16, weights, longest)), np.float32)
+    single = make_targets(view, distortion=distortion, dtype=torch.float32)
+    options = np.array([0.2, 1 / (3 * RAYS), distortion / RAYS], np.float32)
+    sums = train_rays(
+        visible.features, visible.index, visible.rays, visible.offsets, visible.lengths, visible.middles,
+        single.view.numpy(), single.rgb.numpy(), single.background.numpy(), options, weights, transposed, scratch,
+        gradients, upstream, view_gradient,
+    )  # fmt: skip
+    assert sums[0] == pytest.approx(float(loss), rel=1e-5)
+    assert sums[1] / (3 * RAYS) == pytest.approx(float(error), rel=1e-5)
+    total, at = torch.from_numpy(gradients.sum(axis=0)), 0
+    for weight, wanted in zip(weights, expected, strict=True):
+        got = total[at : at + weight.size].view(weight.shape)[:, : wanted.shape[1]]
+        assert relative(got, wanted) < 1e-4
+        at += weight.size
+    by_sample = torch.from_numpy(upstream).permute(1, 0, 2).reshape(-1, 16)
+    assert relative(by_sample, expected_features) < 1e-4
+    assert relative(torch.from_numpy(view_gradient), expected_view) < 1e-4
+
+
+class _Fixed:
+    """An encoding whose features are given, so that their gradient can be asked for."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return self.features
+
+
+def take_steps(engine_class: type, threads: int, dtype: torch.dtype, count: int = 3) -> dict[str, Tensor]:
+    """All parameters and moments after some steps."""
+    cache.set_threads(threads)
+    encoding, shading, space = copy.deepcopy(make_model())
+    encoding, shading = encoding.to(dtype), shading.to(dtype)
+    engine = engine_class(encoding, shading, space)
+    adam = LazyAdam({"encoding.table": encoding.table, **shading.named_matrices()})
+    origins, directions, samples = make_rays()
+    for _ in range(count):
+        visible = engine.visible(samples, origins.to(dtype), directions.to(dtype), 0.0, 0.0)
+        result = engine.step(visible, make_targets(16, dtype=dtype), adam, Rates(1e-3, 1e-3), with_positions=True)
+        assert result.position_gradient is not None
+    state = {f"first.{k}": v for k, v in adam.first.items()} | {f"second.{k}": v for k, v in adam.second.items()}
+    return {**{k: v.detach() for k, v in adam.parameters.items()}, **state, "places": result.position_gradient}
+
+
+def test_steps_match_torch_and_repeat_bit_for_bit() -> None:
+    before = cache.get_threads()
+    try:
+        expected = take_steps(TorchEngine, 1, torch.float64)
+        one, again, two = (take_steps(CpuEngine, n, torch.float32) for n in (1, 1, 2))
+    finally:
+        cache.set_threads(before)
+    for name, value in one.items():
+        # Work is shared out in the same parts for any number of threads.
+        assert torch.equal(value, again[name]), name
+        assert torch.equal(value, two[name]), name
+        # A few values have a gradient near 0, which Adam turns into a step of either sign.
+        close = (value.double() - expected[name]).abs() <= 2e-3 * expected[name].abs().max()
+        assert close.double().mean() > 0.995, name
+
+
+def test_untouched_rows_keep_value_and_moments() -> None:
+    after = take_steps(CpuEngine, 1, torch.float32)
+    start = make_model()[0].table.detach()
+    untouched = (after["second.encoding.table"] == 0).all(dim=-1)
+    assert 0.05 < float(untouched.float().mean()) < 0.95
+    assert torch.equal(after["encoding.table"][untouched], start[untouched])
+    assert not bool((after["encoding.table"][~untouched] == start[~untouched]).all(dim=-1).any())
