@@ -115,7 +115,6 @@ class Captioner(Generator):
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
         self._optimization = Optimization(self, self.config, context)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def batch_request(self, step: int) -> SampleRequest:
         return SampleRequest(self.config.batch)

@@ -71,6 +71,7 @@ class PictureEncoder(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells width"]:
         """Vectors of the cells, row by row; pictures in [0, 1]."""
+        # Activations only: weights in this layout would not match the moments of a loaded optimiser.
         x = (2 * pictures - 1).contiguous(memory_format=torch.channels_last)
         x = self.norm(self.stages(x)).relu()
         if x.shape[-2:] != (self.grid, self.grid):
