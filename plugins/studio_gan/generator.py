@@ -38,6 +38,8 @@ from studio_gan.losses import clip_weights, discriminator_loss, generator_loss, 
 
 Condition = Sequence[int] | Sequence[str] | Tensor
 
+_SEARCH_STEPS, _RESTARTS = 200, 4
+
 
 @dataclass
 class GanSampleOptions(SampleOptions):
@@ -57,7 +59,8 @@ class GanGenerator(Generator):
     """Generative adversarial networks behind the common interface.
 
     One training step is a round: `discriminator_steps` of the discriminator, a fresh batch each, then
-    `generator_steps` of the generator. Pictures live in [−1, 1] inside, in [0, 1] outside.
+    `generator_steps` of the generator. Pictures live in [−1, 1] inside, in [0, 1] outside. A model without classes
+    ignores the labels that given samples come with, and refuses to draw samples of a class.
     """
 
     config: GanConfig
@@ -212,8 +215,8 @@ class GanGenerator(Generator):
         x: Float[Tensor, b * shape],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-        steps: int = 200,
-        restarts: int = 4,
+        steps: int = _SEARCH_STEPS,
+        restarts: int = _RESTARTS,
     ) -> Float[Tensor, "b d"]:
         """z* = argmin ‖G(z) − x‖² for each sample, the best of `restarts` random starts.
 
@@ -222,7 +225,7 @@ class GanGenerator(Generator):
         return self._inverted(x, condition, generator or torch.Generator(), steps, restarts)[0]
 
     def most_likely_class(
-        self, x: Float[Tensor, b * shape], generator: torch.Generator | None = None, steps: int = 200
+        self, x: Float[Tensor, b * shape], generator: torch.Generator | None = None, steps: int = _SEARCH_STEPS
     ) -> Tensor:
         """The class in which each sample can be generated most closely, (b,) int64.
 
@@ -242,7 +245,7 @@ class GanGenerator(Generator):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, b * shape]:
         """What the generator can do that is closest to the samples: G(z*)."""
-        z, classes = self._inverted(x, condition, generator or torch.Generator(), 200, 4)
+        z, classes = self._inverted(x, condition, generator or torch.Generator(), _SEARCH_STEPS, _RESTARTS)
         with torch.no_grad():
             return self._leave(self._run(z, classes))
 
@@ -261,29 +264,28 @@ class GanGenerator(Generator):
         Args:
             steps: How many, ends included.
             start, end: Samples to go between, inverted first; random latents where None.
-            condition: One class, kept all the way, or two, one an end. None: those that fit the ends.
+            condition: One class, kept all the way, or one a step. None: from the class of one end to the other's.
             generator: CPU generator of what is drawn.
             spherical: Go along the great circle instead of the straight line.
         """
         generator = generator or torch.Generator()
-        given = None if condition is None else self._weights(condition, 2)
-        ends, weights = [], []
-        for index, x in enumerate((start, end)):
+        weights = None if condition is None else self._weights(condition, steps)
+        ends, classes = [], []
+        for x, step in ((start, 0), (end, steps - 1)):
             z = self._latents(1, generator)
             drawn = torch.randint(max(self.num_classes, 1), (1,), generator=generator)
-            classes = None if given is None else given[index : index + 1]
             if x is not None:
-                z, classes = self._inverted(x[None], None if classes is None else classes.argmax(1), generator, 200, 4)
-            elif classes is None and self.num_classes:
-                classes = self._weights(drawn, 1)
+                fixed = None if weights is None else weights[step : step + 1].argmax(1)
+                z, known = self._inverted(x[None], fixed, generator, _SEARCH_STEPS, _RESTARTS)
+            else:
+                known = self._weights(drawn, 1) if self.num_classes else None
             ends.append(z[0])
-            weights.append(classes)
-        blended = None
-        if weights[0] is not None and weights[1] is not None:
+            classes.append(known)
+        if weights is None and classes[0] is not None and classes[1] is not None:
             t = torch.linspace(0, 1, steps, device=self.device)[:, None]
-            blended = (1 - t) * weights[0] + t * weights[1]
+            weights = (1 - t) * classes[0] + t * classes[1]
         with torch.no_grad():
-            return self._leave(self._run(interpolate(ends[0], ends[1], steps, spherical=spherical), blended))
+            return self._leave(self._run(interpolate(ends[0], ends[1], steps, spherical=spherical), weights))
 
     def latent_arithmetic(
         self,
@@ -328,7 +330,9 @@ class GanGenerator(Generator):
             repeated = None if classes is None else classes.repeat(restarts, 1)
             return invert(lambda z: self._run(z, repeated), target, starts, steps=steps)
 
-        if not self.num_classes or condition is not None:
+        if not self.num_classes:
+            return search(None)[0], None
+        if condition is not None:
             classes = self._weights(condition, count)
             return search(classes)[0], classes
         found = [search(self._weights([label], count)) for label in range(self.num_classes)]

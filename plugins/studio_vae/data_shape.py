@@ -13,7 +13,7 @@ NO_DATA = DataInfo()
 
 def makes_pictures(config: VaeConfig) -> bool:
     """Whether a configuration describes a model of pictures rather than of points."""
-    return config.family == "convolutional" or (config.family == "autoencoder" and config.output == "sigmoid")
+    return config.family == "convolutional" or (config.family == "autoencoder" and config.decoder_output == "sigmoid")
 
 
 def nominal(config: VaeConfig) -> DataInfo:

@@ -54,8 +54,9 @@ class VaeSampleOptions(SampleOptions):
 class VaeGenerator(Generator):
     """Autoencoders and VAEs behind the common interface.
 
-    Conditional models: wherever a condition may be left out for given samples, the class that explains each best (by
-    the ELBO) is taken; for new samples all classes in turn.
+    Conditional models: where no condition comes with given samples, the class that explains each best (by the ELBO) is
+    taken; new samples are of all classes in turn. Other models ignore the labels that given samples come with, and
+    refuse to draw samples of a class.
     """
 
     config: VaeConfig
@@ -232,31 +233,28 @@ class VaeGenerator(Generator):
         Args:
             steps: How many, ends included.
             start, end: Samples to go between; codes of the prior where None.
-            condition: One class, kept all the way, or two, one an end. None: those of the ends.
+            condition: One class, kept all the way, or one a step. None: from the class of one end to the other's.
             generator: CPU generator of what is drawn.
         """
         generator = generator or torch.Generator()
-        given = None if condition is None else self._weights(condition, 2)
-        codes, weights = [], []
-        for index, x in enumerate((start, end)):
-            z = torch.randn(1, self.config.latent_dim, generator=generator).to(self.device)
+        weights = None if condition is None else self._weights(condition, steps)
+        codes, classes = [], []
+        for x, step in ((start, 0), (end, steps - 1)):
+            code = torch.randn(1, self.config.latent_dim, generator=generator).to(self.device)
             drawn = torch.randint(max(self.num_classes, 1), (1,), generator=generator)
-            classes = None if given is None else given[index : index + 1]
             if x is not None:
                 entered = self._enter(x[None])
-                classes = self._weights_of(entered, None) if classes is None else classes
-                z = self._code(entered, classes)
-            elif not self._variational:
-                z = self.codes.draw(z)
-            if classes is None and self.num_classes:
-                classes = self._weights(drawn, 1)
-            codes.append(z)
-            weights.append(classes)
+                known = self._weights_of(entered, None) if weights is None else weights[step : step + 1]
+                code = self._code(entered, known)
+            else:
+                known = self._weights(drawn, 1) if self.num_classes else None
+                code = code if self._variational else self.codes.draw(code)
+            codes.append(code)
+            classes.append(known)
         t = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        blended = None
-        if weights[0] is not None and weights[1] is not None:
-            blended = (1 - t) * weights[0] + t * weights[1]
-        return self._leave(self._mean(self._decoded((1 - t) * codes[0] + t * codes[1], blended)))
+        if weights is None and classes[0] is not None and classes[1] is not None:
+            weights = (1 - t) * classes[0] + t * classes[1]
+        return self._leave(self._mean(self._decoded((1 - t) * codes[0] + t * codes[1], weights)))
 
     @torch.no_grad()
     def log_likelihood(
@@ -291,7 +289,7 @@ class VaeGenerator(Generator):
             return importance_weighted_bound(mean, log_std, noises, lambda z: self._inner_log_prob(entered, z, classes))
 
         if not self.num_classes or condition is not None:
-            return bound(self._weights(condition, len(x)))
+            return bound(self._weights_of(entered, condition))
         each = torch.stack([bound(self._weights([label], len(x))) for label in range(self.num_classes)])
         return each.logsumexp(0) - math.log(self.num_classes)
 
@@ -372,9 +370,9 @@ class VaeGenerator(Generator):
 
     def _weights_of(self, entered: Tensor, condition: Condition | None) -> Tensor | None:
         """The same for given samples: their most likely classes where there is no condition."""
-        if condition is None and self.num_classes:
-            condition = self._best_class(entered)
-        return self._weights(condition, len(entered))
+        if not self.num_classes:
+            return None
+        return self._weights(self._best_class(entered) if condition is None else condition, len(entered))
 
     def _best_class(self, entered: Tensor) -> Tensor:
         if not self.num_classes:
@@ -410,7 +408,7 @@ class VaeGenerator(Generator):
 
     def _mean(self, decoded: Tensor) -> Tensor:
         """Mean of p(x|z)."""
-        logits = self.config.likelihood == "bernoulli" if self._variational else self.config.output == "sigmoid"
+        logits = self.config.likelihood == "bernoulli" if self._variational else self.config.decoder_output == "sigmoid"
         return decoded.sigmoid() if logits else decoded
 
     def _log_std(self) -> Tensor | float:

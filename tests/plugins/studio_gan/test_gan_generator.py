@@ -257,6 +257,7 @@ def test_shapes_and_ranges(conditional: GanGenerator) -> None:
     assert conditional.invert(x, [0, 1], steps=2).shape == (2, 5)
     assert conditional.decode(torch.zeros(3, 5), [1, 2, 3]).shape == (3, 1, 28, 28)
     assert conditional.interpolate(4).shape == (4, 1, 28, 28)
+    assert torch.equal(conditional.interpolate(4, condition=[3]), conditional.interpolate(4, condition=[3] * 4))
     assert conditional.latent_arithmetic(torch.zeros(2, 5), torch.ones(1, 5), torch.ones(1, 5), [3]).shape == (
         1,
         28,
@@ -325,6 +326,7 @@ def test_interpolation_begins_and_ends_at_the_samples() -> None:
     path = plugin.interpolate(7, x[0], x[1])
     torch.testing.assert_close(path[[0, -1]], x, atol=0.02, rtol=0)
     torch.testing.assert_close(plugin.reconstruct(x), x, atol=0.02, rtol=0)
+    assert torch.equal(plugin.reconstruct(x, [3, 4]), plugin.reconstruct(x))
     drawn = plugin.interpolate(5, generator=torch.Generator().manual_seed(2), spherical=True)
     assert torch.equal(drawn, plugin.interpolate(5, generator=torch.Generator().manual_seed(2), spherical=True))
 

@@ -268,6 +268,7 @@ def test_interpolation_starts_and_ends_at_the_reconstructions(conditional: VaeGe
     path = conditional.interpolate(5, x[0], x[1])
     torch.testing.assert_close(path[[0, -1]], conditional.reconstruct(x))
     fixed = conditional.interpolate(5, x[0], x[1], condition=[3])
+    assert torch.equal(fixed, conditional.interpolate(5, x[0], x[1], condition=[3] * 5))
     ends = conditional.encode(x, [3, 3])
     torch.testing.assert_close(fixed[2], conditional.decode(0.5 * (ends[:1] + ends[1:]), [3])[0])
 
@@ -321,6 +322,17 @@ def test_an_autoencoder_samples_the_gaussian_of_its_codes() -> None:
     fit(plugin, 200, x)
     drawn, codes = plugin.encode(plugin.sample(2000)), plugin.encode(x)
     assert float((drawn.mean(0) - codes.mean(0)).abs().max()) < 0.5 * float(codes.std(0).max())
+
+
+def test_a_model_without_classes_ignores_the_labels_of_given_samples() -> None:
+    plugin = build("beta-vae", MNIST, **SMALL)
+    x, labels = pictures(3)
+    assert labels is not None
+    assert torch.equal(plugin.reconstruct(x, labels), plugin.reconstruct(x))
+    assert torch.equal(plugin.log_likelihood(x, labels.tolist()), plugin.log_likelihood(x))
+    assert torch.equal(plugin.encode(x, ["a caption"] * 3), plugin.encode(x))
+    with pytest.raises(StudioError, match="without classes"):
+        plugin.sample(3, labels)
 
 
 def test_wrong_shapes_and_options_are_told() -> None:
