@@ -119,11 +119,18 @@ class SplatConfig(PluginConfig):
     """Share of the training before full resolution."""
 
     # ---- per-photo corrections
-    exposure: bool = False
-    """Learn an affine colour transform for every training photo."""
+    exposure: Literal["none", "affine", "bilateral"] = "none"
+    """Colour correction learnt for every training photo: one affine transform, or a bilateral grid of them."""
     pose_refinement: bool = False
     """Learn a small correction of every training camera's pose."""
 
     # ---- where
     backend: Literal["auto", "cpu", "cuda", "reference"] = "auto"
     """Rasteriser: auto takes cuda (gsplat) on a GPU and our kernels on a CPU."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "config") -> SplatConfig:
+        if isinstance(data, Mapping) and isinstance(data.get("exposure"), bool):
+            # Runs from before there were two kinds say yes or no.
+            data = {**data, "exposure": "affine" if data["exposure"] else "none"}
+        return super().from_dict(data, source=source)

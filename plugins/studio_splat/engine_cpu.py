@@ -14,7 +14,7 @@ from torch import Tensor
 from studio.cameras import Cameras
 from studio.kernels.workspace import Workspace
 from studio_splat.config import SplatConfig
-from studio_splat.corrections import Exposure, PoseCorrection
+from studio_splat.corrections import PoseCorrection, make_exposure
 from studio_splat.engine import StepOptions, Target, psnr_from_mse
 from studio_splat.kernels.binning import bin_splats
 from studio_splat.kernels.layout import (
@@ -58,7 +58,7 @@ class CpuEngine:
         self._second: NDArray[np.float32] | None = None
         self._statistics = aligned_zeros((0, STATISTICS_ROWS, 16))
         self._training, self._drawing = Workspace(), Workspace()
-        self._exposure = Exposure(num_photos) if config.exposure else None
+        self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
 
     # ---- parameters ----------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class CpuEngine:
         raster = rasterize_forward(records, tiles, work, background=background)
         shown = raster.image
         if self._exposure is not None:
-            shown = _planes(self._exposure.apply(target.index, _colors(raster.image)), shown.shape)
+            shown = np.ascontiguousarray(self._exposure.apply(target.index, torch.from_numpy(raster.image)).numpy())
         gradient = work.array("step.gradient", (3, height, width))
         mask = None if photo.mask is None else np.ascontiguousarray(photo.mask.numpy())
         loss = photometric_loss(shown, wanted, gradient, ssim_weight=options.ssim_weight, mask=mask)
@@ -130,8 +130,9 @@ class CpuEngine:
             # The parameters stay as they are: the loop stops here and names this step.
             return figures
         if self._exposure is not None:
-            through = self._exposure.backward(target.index, _colors(raster.image), _colors(gradient))
-            gradient = _planes(through, gradient.shape)
+            colors = torch.from_numpy(raster.image)
+            through = self._exposure.backward(target.index, colors, torch.from_numpy(gradient))
+            gradient = np.ascontiguousarray(through.numpy())
         absgrad = self.config.absgrad and options.collect_stats
         gradients = rasterize_backward(records, tiles, raster, work, gradient, absgrad=absgrad)
         self.steps += 1
@@ -279,14 +280,6 @@ class CpuEngine:
         padded[: self.count] = rows.cpu().numpy()
         blocks[:] = padded.reshape(-1, LANES, rows.shape[1]).transpose(0, 2, 1)
         return blocks
-
-
-def _colors(planes: NDArray[np.float32]) -> Float[Tensor, "3 p"]:
-    return torch.from_numpy(planes).flatten(1)
-
-
-def _planes(colors: Float[Tensor, "3 p"], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(colors.numpy().reshape(shape))
 
 
 def _pack(params: Mapping[str, Tensor]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from studio.cameras import Cameras
 from studio.metrics.masked import pixel_mean
 from studio_splat.backends import BackendName
 from studio_splat.config import SplatConfig
-from studio_splat.corrections import Exposure, PoseCorrection
+from studio_splat.corrections import PoseCorrection, make_exposure
 from studio_splat.engine import StepOptions, Target, psnr_from_mse
 from studio_splat.functional import rasterization
 from studio_splat.loss_torch import photometric_loss
@@ -55,7 +55,7 @@ class TorchEngine:
         self._first: Tensor | None = None
         self._second: Tensor | None = None
         self._statistics = torch.zeros(0, 3, dtype=dtype)
-        self._exposure = Exposure(num_photos) if config.exposure else None
+        self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
 
     # ---- parameters ----------------------------------------------------------------------------------------------
@@ -116,15 +116,17 @@ class TorchEngine:
         behind, absgrad = self._upload(target.background), self.config.absgrad
         image, _, meta = self._rasterize(table, photo.camera, viewmat, options.sh_degree, behind, absgrad=absgrad)
         meta["means2d"].retain_grad()
-        colors = image.detach().reshape(-1, 3).T
+        colors = image.detach().view(wanted.shape).permute(2, 0, 1)
         shown = colors if self._exposure is None else self._exposure.apply(index, colors)
-        loss = photometric_loss(shown.T.reshape(image.shape), wanted, ssim_weight=options.ssim_weight, mask=mask)
+        shown = shown.permute(1, 2, 0).reshape(image.shape)
+        loss = photometric_loss(shown, wanted, ssim_weight=options.ssim_weight, mask=mask)
         # With a loss that is not finite, every gradient is 0: the parameters stay as they are for the loop to stop at.
         sound = loss.loss.isfinite()
         gradient = torch.where(sound, loss.gradient, 0)
         if self._exposure is not None:
-            through = self._exposure.backward(index, torch.where(sound, colors, 0), gradient.reshape(-1, 3).T)
-            gradient = through.T.reshape(image.shape)
+            behind_exposure = gradient.view(wanted.shape).permute(2, 0, 1)
+            through = self._exposure.backward(index, torch.where(sound, colors, 0), behind_exposure)
+            gradient = through.permute(1, 2, 0).reshape(image.shape)
         image.backward(gradient)
         self.steps += 1
         assert table.grad is not None
@@ -134,7 +136,7 @@ class TorchEngine:
         self._update(gradients, options)
         if self._poses is not None and viewmat.grad is not None:
             self._poses.update(index, viewmat.detach(), torch.where(sound, viewmat.grad, 0))
-        error = (shown.T.reshape(image.shape).clamp(0, 1) - wanted).square()
+        error = (shown.clamp(0, 1) - wanted).square()
         return {
             "loss": loss.loss,
             "l1": loss.l1,

@@ -20,7 +20,7 @@ from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CORRECTIONS = {"exposure": True, "pose_refinement": True}
+CORRECTIONS = {"exposure": "affine", "pose_refinement": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"absgrad": False},
     "absgrad": {"absgrad": True},

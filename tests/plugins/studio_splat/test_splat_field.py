@@ -75,7 +75,7 @@ def options(tmp_path: Path) -> TrainOptions:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"strategy": "budget", "random_background": True, "exposure": True, "pose_refinement": True},
+        {"strategy": "budget", "random_background": True, "exposure": "affine", "pose_refinement": True},
         {"strategy": "adaptive", "revised_opacity": True, "coarse_levels": 1, "max_gaussians": 5_000},
         {"strategy": "mcmc", "opacity_reg": 0.01, "scale_reg": 0.01, "refine_every": 5},
     ],
