@@ -21,8 +21,9 @@ from studio_diffusion.unet import UNet
 
 PROTOCOL = (
     "Pictures 3x32x32; 32, 64, 64 channels, 2 residual blocks a resolution, attention at 16 and 8; float32. "
-    "Training step: noise, prediction, mean square error, backward, AdamW, batch 32; theirs with DDPMScheduler. Sampling: DDIM, "
-    "20 evaluations, batch 16; theirs with DDIMScheduler. Wall clock, ours and theirs in turn, in one process."
+    "Training step: noise, prediction, mean square error, backward, AdamW, batch 32; theirs with DDPMScheduler. "
+    "Sampling: DDIM, 20 evaluations, batch 16; theirs with DDIMScheduler. "
+    "Wall clock, ours and theirs in turn, in one process."
 )
 
 
