@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from studio.errors import StudioError
 from studio.plugin.base import DataInfo
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -71,5 +74,5 @@ def _class_number(text: str, names: Sequence[str]) -> int:
     )
 
 
-def _spread(values: list, n: int) -> list:  # type: ignore[type-arg]
+def _spread(values: list[V], n: int) -> list[V]:
     return [values[i * len(values) // n] for i in range(n)] if n >= len(values) else values[:n]

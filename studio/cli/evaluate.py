@@ -1,4 +1,4 @@
-"""`studio eval`: honest figures of a trained scene on photos it has not seen, with the protocol they hold for."""
+"""`studio eval`: honest figures of a trained run on what it has not seen, with the protocol they hold for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Evaluate:
     """Measure a trained scene: PSNR, SSIM, and LPIPS when its weights are there, for each photo and in the mean.
 
-    Writes eval.json and, in the folder eval/, pictures of photo, render and error into the run folder.
+    Writes eval.json and, in the folder eval/, pictures of photo, render and error into the run folder. Generators are
+    measured by other figures and have other options: studio eval RUN --help.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -47,17 +48,21 @@ class Evaluate:
 
 def main(argv: Sequence[str], started: float) -> int:
     """Evaluate, print, and save into the run folder."""
+    from studio.cli.run_arguments import find_run
+
+    found = find_run(Evaluate, argv, 1)
+    if found is not None and found.read_config().kind == "generator":
+        from studio.cli.evaluate_generator import evaluate_generator
+
+        return evaluate_generator(argv)
     request = parse(Evaluate, argv, prog="studio eval", positionals=1)
     if request.split is not None and request.split not in ("train", "val", "test"):
         raise StudioError(f"--split: there is no split '{request.split}'.", fix="Use train, val or test.")
     from studio.devices import apply_threads
-    from studio.files import atomic_write
     from studio.training.loaded import open_run
 
     apply_threads()
     run = open_run(request.run, device=request.device)
-    if run.config.kind != "field":
-        raise StudioError(f"{run.path}: a run of the generator '{run.config.plugin}'; `studio eval` measures scenes.")
     model, name = _lpips(request)
     split = request.split or run.scene.evaluation_split
     if split == "train" and request.split is None:
@@ -70,9 +75,7 @@ def main(argv: Sequence[str], started: float) -> int:
         "step": run.step,
         **report.to_dict(),
     }
-    with atomic_write(run.run.eval_file, "w") as handle:
-        json_module.dump(document, handle, indent=2, ensure_ascii=False, allow_nan=False)
-        handle.write("\n")
+    save_report(run.run.eval_file, document)
     if request.json:
         print_json(document)
         return 0
@@ -82,6 +85,15 @@ def main(argv: Sequence[str], started: float) -> int:
     if folder is not None:
         console.print(f"pictures: {shown(folder)}", markup=False)
     return 0
+
+
+def save_report(path: Path, document: dict[str, Any]) -> None:
+    """Strict JSON, whole or not at all."""
+    from studio.files import atomic_write
+
+    with atomic_write(path, "w") as handle:
+        json_module.dump(document, handle, indent=2, ensure_ascii=False, allow_nan=False)
+        handle.write("\n")
 
 
 def _measure(

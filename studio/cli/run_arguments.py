@@ -53,7 +53,7 @@ def parse_for_run(
     Raises:
         StudioError: No run there, or one that cannot do this; also all that `parse` raises.
     """
-    folder = _find_run(command, argv, positionals)
+    folder = find_run(command, argv, positionals)
     if folder is None:
         # Shows the help or the fault in the arguments; what is no run at all is told by opening it.
         request: Any = parse(command, argv, prog=prog, positionals=positionals)
@@ -92,8 +92,8 @@ def require(folder: RunFolder, config: RunConfig, capability: str) -> None:
         )
 
 
-def _find_run(command: type[Any], argv: Sequence[str], positionals: int) -> RunFolder | None:
-    """The first argument that may be a positional one and is a run; the plugin's flags are not known yet."""
+def find_run(command: type[Any], argv: Sequence[str], positionals: int) -> RunFolder | None:
+    """The first argument that may be a positional one and is a run (the plugin's flags are not known yet), or None."""
     for place in arguments_of(command).positions(argv, positionals):
         if Path(argv[place]).expanduser().is_dir():
             try:
@@ -113,7 +113,7 @@ def _combine(command: type[Any], options: type[Any], plugin: str) -> type[Any]:
         )
     return dataclasses.make_dataclass(
         command.__name__,
-        [("sampling", tyro.conf.OmitArgPrefixes[options], dataclasses.field(default_factory=options))],
+        [("sampling", tyro.conf.OmitArgPrefixes[options], dataclasses.field(default_factory=options))],  # type: ignore[misc, valid-type]
         bases=(command,),
         namespace={"__doc__": command.__doc__},
     )

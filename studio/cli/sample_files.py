@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -39,7 +40,7 @@ def save_samples(
         with atomic_write(path, "w") as file:
             file.write(separator.join(samples) + "\n")
     elif suffix == ".npz":
-        arrays = {"x": to_uint8(samples.movedim(1, -1)) if samples.ndim == 4 else samples.numpy()}
+        arrays: dict[str, Any] = {"x": to_uint8(samples.movedim(1, -1)) if samples.ndim == 4 else samples.numpy()}
         if classes is not None:
             arrays["y"] = np.asarray(classes, dtype=np.int64)
         elif labels is not None:

@@ -20,3 +20,27 @@ GAUSS = PluginSpec(
     config="toy_plugins:GaussConfig",
     capabilities=("likelihood",),
 )
+PIXELS = PluginSpec(
+    name="toy-pixels",
+    kind="generator",
+    summary="Independent pixels around the mean of each class.",
+    target="toy_generators:PixelGenerator",
+    config="toy_generators:ToyConfig",
+    capabilities=("encode", "decode", "reconstruct", "interpolate", "likelihood", "trajectory", "edit"),
+)
+BYTES = PluginSpec(
+    name="toy-bytes",
+    kind="generator",
+    summary="Bytes by their frequency.",
+    target="toy_generators:ByteGenerator",
+    config="toy_generators:ToyConfig",
+    capabilities=("likelihood", "stream"),
+)
+NEAREST = PluginSpec(
+    name="toy-nearest",
+    kind="generator",
+    summary="The caption of the most similar training picture.",
+    target="toy_generators:NearestCaption",
+    config="toy_generators:ToyConfig",
+    capabilities=("caption",),
+)
