@@ -68,7 +68,8 @@ def expected_depth(weights: Float[Tensor, "*b s"], t: Float[Tensor, "*b s"]) -> 
 def median_depth(weights: Float[Tensor, "*b s"], edges: Float[Tensor, "*b s+1"]) -> Float[Tensor, "*b"]:
     """Distance at which the transmittance has fallen to one half; the last edge where it never does.
 
-    Exact for a density constant in each interval: within it the transmittance falls exponentially.
+    Exact for a density constant in each interval, within which the transmittance falls exponentially, as far as the
+    weights tell: that of an interval which alone is opaque to rounding puts the surface near its beginning.
     """
     after = weights.cumsum(-1)
     reached = after >= 0.5

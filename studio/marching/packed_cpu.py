@@ -6,6 +6,7 @@ need one take the torch path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,18 @@ class Weights(torch.autograd.Function):
         starts: Float[Tensor, " m"],
         ends: Float[Tensor, " m"],
     ) -> tuple[Tensor, Tensor]:
-        arrays = (offsets.numpy(), _array(density), _array(starts), _array(ends))
-        weights, transmittance = volume.weights_forward(*arrays)
-        ctx.arrays = (*arrays, weights, transmittance)
+        found = volume.weights_forward(offsets.numpy(), _array(density), _array(starts), _array(ends))
+        weights, transmittance = (torch.from_numpy(array) for array in found)
+        ctx.save_for_backward(offsets, density, starts, ends, weights, transmittance)
         ctx.set_materialize_grads(False)
-        return torch.from_numpy(weights), torch.from_numpy(transmittance)
+        return weights, transmittance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_weights: Tensor | None, grad_transmittance: Tensor | None) -> tuple[Any, ...]:
         if grad_weights is None and grad_transmittance is None:
             return None, None, None, None
-        offsets, density, starts, ends, weights, transmittance = ctx.arrays
+        offsets, density, starts, ends, weights, transmittance = _arrays(ctx.saved_tensors)
         gains = np.zeros_like(density) if grad_weights is None else _array(grad_weights)
         light = None if grad_transmittance is None else _array(grad_transmittance)
         found = volume.weights_backward(offsets, density, starts, ends, weights, transmittance, gains, light)
@@ -59,14 +60,15 @@ class Sum(torch.autograd.Function):
     def forward(
         ctx: Any, weights: Float[Tensor, " m"] | None, values: Float[Tensor, "m c"], offsets: Int[Tensor, " n+1"]
     ) -> Tensor:
-        ctx.arrays = (offsets.numpy(), None if weights is None else _array(weights), _array(values))
-        return torch.from_numpy(volume.sum_forward(*ctx.arrays))
+        ctx.save_for_backward(weights, values, offsets)
+        given = None if weights is None else _array(weights)
+        return torch.from_numpy(volume.sum_forward(offsets.numpy(), given, _array(values)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         need_weights, need_values = ctx.needs_input_grad[:2]
-        offsets, weights, values = ctx.arrays
+        weights, values, offsets = _arrays(ctx.saved_tensors)
         found = volume.sum_backward(offsets, weights, values, _array(grad), need_weights, need_values)
         return (*(None if g is None else torch.from_numpy(g) for g in found), None)
 
@@ -82,13 +84,15 @@ class Distortion(torch.autograd.Function):
         starts: Float[Tensor, " m"],
         ends: Float[Tensor, " m"],
     ) -> Tensor:
-        ctx.arrays = (offsets.numpy(), _array(weights), _array(starts), _array(ends))
-        return torch.from_numpy(volume.distortion_forward(*ctx.arrays))
+        ctx.save_for_backward(offsets, weights, starts, ends)
+        return torch.from_numpy(
+            volume.distortion_forward(offsets.numpy(), _array(weights), _array(starts), _array(ends))
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        offsets, weights, starts, ends = ctx.arrays
+        offsets, weights, starts, ends = _arrays(ctx.saved_tensors)
         found = volume.distortion_backward(offsets, weights, starts, ends, _array(grad))
         return torch.from_numpy(found), None, None, None
 
@@ -106,10 +110,10 @@ class Render(torch.autograd.Function):
         ends: Float[Tensor, " m"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         arrays = (offsets.numpy(), _array(density), _array(values), _array(starts), _array(ends))
-        sums, opacity, moment, weights, transmittance = render.render_forward(*arrays)
-        ctx.arrays = (*arrays, weights, transmittance)
+        sums, opacity, moment, weights, transmittance = (torch.from_numpy(a) for a in render.render_forward(*arrays))
+        ctx.save_for_backward(offsets, density, values, starts, ends, weights, transmittance)
         ctx.set_materialize_grads(False)
-        return tuple(torch.from_numpy(array) for array in (sums, opacity, moment, weights))  # type: ignore[return-value]
+        return sums, opacity, moment, weights
 
     @staticmethod
     @once_differentiable
@@ -120,7 +124,7 @@ class Render(torch.autograd.Function):
         grad_moment: Tensor | None,
         grad_weights: Tensor | None,
     ) -> tuple[Any, ...]:
-        offsets, density, values, starts, ends, weights, transmittance = ctx.arrays
+        offsets, density, values, starts, ends, weights, transmittance = _arrays(ctx.saved_tensors)
         rays, channels = len(offsets) - 1, values.shape[1]
         to_density, to_values = render.render_backward(
             offsets,
@@ -147,3 +151,7 @@ class Render(torch.autograd.Function):
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().contiguous().numpy()
+
+
+def _arrays(saved: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    return tuple(None if tensor is None else _array(tensor) for tensor in saved)

@@ -50,7 +50,7 @@ def unit_to_distance(
 ) -> Float[Tensor, "*b s"]:
     """Distances of the normalised positions u in [0, 1]: near at 0, far at 1, evenly spread as `spacing` says."""
     low, high = to_spacing(near, spacing)[..., None], to_spacing(far, spacing)[..., None]
-    t = from_spacing(low + (high - low) * u, spacing)
+    t = from_spacing(torch.lerp(low, high, u), spacing)
     # Rounding must not carry a sample out of the interval.
     return torch.minimum(torch.maximum(t, near[..., None]), far[..., None])
 
@@ -92,7 +92,8 @@ def stratified(
     _check_count(count)
     check_interval(near, far, positive=spacing if spacing in ("disparity", "log") else None)
     u = torch.linspace(0.0, 1.0, count + 1, dtype=near.dtype, device=near.device).expand(*near.shape, count + 1)
-    return unit_to_distance(_jitter_edges(u, generator), near, far, spacing)
+    # Rounding may put neighbours in the wrong order where they lie closer than it can tell.
+    return unit_to_distance(_jitter_edges(u, generator), near, far, spacing).cummax(-1).values
 
 
 def stratified_points(
