@@ -171,7 +171,7 @@ def bilateral_colors(
     The corner cells lie on the corners of the picture, the first and last level at luma 0 and 1 (ITU-R BT.601).
     """
     height, width = colors.shape[1:]
-    options = {"dtype": colors.dtype, "device": colors.device}
+    options: dict[str, Any] = {"dtype": colors.dtype, "device": colors.device}
     y = (torch.arange(height, **options) + 0.5) * (2 / height) - 1
     x = (torch.arange(width, **options) + 0.5) * (2 / width) - 1
     luma = torch.einsum("chw,c->hw", colors, torch.tensor([0.299, 0.587, 0.114], **options))
