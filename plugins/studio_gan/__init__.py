@@ -19,5 +19,6 @@ SPEC = PluginSpec(
         "cgan-mnist": "conditional GAN of pictures up to 32x32 with class labels: MNIST in minutes",
         "dcgan": "deep convolutional GAN of pictures up to 64x64",
         "sagan": "convolutional GAN with self-attention, spectral norm and hinge loss",
+        "progan": "convolutional GAN that grows from 4x4 to full size, with the WGAN-GP loss",
     },
 )

@@ -46,7 +46,7 @@ class MovingAverage(nn.Module):
             else:
                 average.copy_(value)
 
-    def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+    def run(self, network: nn.Module, *inputs: Tensor | float) -> Tensor:
         """The network's output with the averaged weights."""
         state = {name: getattr(self, key) for name, key in self._keys.items()}
         return functional_call(network, state, inputs)

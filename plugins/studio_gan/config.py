@@ -45,14 +45,24 @@ class GanConfig(PluginConfig):
             "beta1": 0.0,
             "beta2": 0.9,
         },
+        "progan": {
+            "steps": 20_000,
+            "family": "progressive",
+            "latent_dim": 128,
+            "width": 16,
+            "batch_size": 32,
+            "loss": "wgan-gp",
+            "beta1": 0.0,
+            "beta2": 0.99,
+        },
     }
 
     steps: int = 5000
     """Training rounds: so many steps of the discriminator, then of the generator."""
 
     # ---- model
-    family: Literal["points", "conditional", "convolutional", "attention"] = "points"
-    """Fully connected for points; fully connected for pictures with classes; DCGAN; DCGAN with self-attention."""
+    family: Literal["points", "conditional", "convolutional", "attention", "progressive"] = "points"
+    """Fully connected for points; fully connected for pictures with classes; DCGAN; SAGAN; ProGAN."""
     latent_dim: int = 16
     """Numbers in a latent vector."""
     generator_hidden: tuple[int, ...] = (32, 64, 128)
@@ -64,9 +74,12 @@ class GanConfig(PluginConfig):
     dropout: float = 0.3
     """Dropout of the discriminator (conditional family)."""
     width: int = 32
-    """Channels at the largest resolution; they double with every halving (convolutional families)."""
+    """Channels at the largest resolution; they double with every halving (convolutional, attention, progressive)."""
     attention_side: int = 16
     """Side of the feature maps that get self-attention (attention family)."""
+
+    growth: float = 0.6
+    """Share of the training after which the networks have their full size (progressive family)."""
 
     # ---- losses
     loss: Literal["minimax", "non-saturating", "wasserstein", "wgan-gp", "hinge"] = "non-saturating"

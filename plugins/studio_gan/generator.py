@@ -35,6 +35,14 @@ from studio_gan.fully_connected import (
 )
 from studio_gan.latent import Boundary, arithmetic, edit_boundary, interpolate, invert
 from studio_gan.losses import clip_weights, discriminator_loss, generator_loss, gradient_penalty
+from studio_gan.progressive import (
+    ProgressiveDiscriminator,
+    ProgressiveGenerator,
+    enlarge,
+    last_level,
+    shrink,
+    stage_at,
+)
 
 Condition = Sequence[int] | Sequence[str] | Tensor
 
@@ -65,6 +73,7 @@ class GanGenerator(Generator):
 
     config: GanConfig
     sample_options = GanSampleOptions
+    stage: Tensor | None
 
     def __init__(self, config: GanConfig, data_info: DataInfo) -> None:
         if data_info == NO_DATA:
@@ -73,6 +82,8 @@ class GanGenerator(Generator):
         check_data(config, data_info)
         self.num_classes = (data_info.num_classes or 0) if config.family == "conditional" else 0
         self.generator, self.discriminator = _build(config, data_info)
+        # How far a ProGAN has grown; a run's samples depend on it, so it is saved with the weights.
+        self.register_buffer("stage", torch.zeros(()) if config.family == "progressive" else None)
         self.average = MovingAverage(self.generator, config.average_decay) if config.average_decay > 0 else None
 
     def networks(self) -> dict[str, nn.Module]:
@@ -103,8 +114,12 @@ class GanGenerator(Generator):
         return SampleRequest(self.config.batch_size * self.config.discriminator_steps)
 
     def training_step(self, batch: SampleBatch, step: int) -> dict[str, Tensor]:
-        self._schedule(self._context.progress(step))
+        progress = self._context.progress(step)
+        self._schedule(progress)
         real = self._enter(batch.x)
+        if self.stage is not None:
+            self.stage.fill_(self._stage_at(progress))
+            real = shrink(real, float(self.stage))
         classes = self._weights(batch.cond, len(real)) if self.num_classes else None
         figures: dict[str, Tensor] = {}
         parts = self.config.discriminator_steps
@@ -116,6 +131,13 @@ class GanGenerator(Generator):
             if self.average is not None:
                 self.average.update(self.generator)
         return figures
+
+    def _stage_at(self, progress: float) -> float:
+        return stage_at(progress, last_level(network_side(self.data_info)), self.config.growth)
+
+    def step_cost(self, progress: float) -> float:
+        # Every level has half the channels at four times the pixels: it costs about as much as the one before.
+        return 1.0 if self.stage is None else 1.0 + math.ceil(self._stage_at(progress))
 
     def _schedule(self, progress: float) -> None:
         start = self.config.lr_decay_start
@@ -164,14 +186,20 @@ class GanGenerator(Generator):
         """Samples of the present generator and their classes, for training."""
         source = self._context.generator
         z = torch.randn(count, self.config.latent_dim, generator=source).to(self.device)
-        if not self.num_classes:
-            return self.generator(z), None
-        labels = torch.randint(self.num_classes, (count,), generator=source)
-        classes = F.one_hot(labels, self.num_classes).float().to(self.device)
-        return self.generator(z, classes), classes
+        classes = None
+        if self.num_classes:
+            labels = torch.randint(self.num_classes, (count,), generator=source)
+            classes = F.one_hot(labels, self.num_classes).float().to(self.device)
+        return self.generator(z, *self._beside(classes)), classes
 
     def _judge(self, x: Tensor, classes: Tensor | None) -> Tensor:
-        return self.discriminator(x) if classes is None else self.discriminator(x, classes)
+        return self.discriminator(x, *self._beside(classes))
+
+    def _beside(self, classes: Tensor | None) -> tuple[Tensor | float, ...]:
+        """What both networks are told besides latents or samples: the classes, or how far they have grown."""
+        if self.stage is not None:
+            return (float(self.stage),)
+        return () if classes is None else (classes,)
 
     def training_state(self) -> dict[str, Any]:
         return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
@@ -312,11 +340,13 @@ class GanGenerator(Generator):
 
     def _run(self, z: Tensor, classes: Tensor | None, *, average: bool = True) -> Tensor:
         """The generator as it is used: statistics of batch norm fixed, averaged weights."""
-        inputs = (z,) if classes is None else (z, classes)
+        inputs = (z, *self._beside(classes))
         with _evaluating(self.generator):
             if average and self.average is not None:
-                return self.average.run(self.generator, *inputs)
-            return self.generator(*inputs)
+                made = self.average.run(self.generator, *inputs)
+            else:
+                made = self.generator(*inputs)
+        return made if self.stage is None else enlarge(made, network_side(self.data_info))
 
     def _inverted(
         self, x: Tensor, condition: Condition | None, generator: torch.Generator, steps: int, restarts: int
@@ -374,7 +404,8 @@ class GanGenerator(Generator):
         else:
             top, left, _ = self._border()
             x = x[..., top : top + shape[1], left : left + shape[2]]
-        return (x + 1) / 2
+        # ProGAN ends without tanh and may leave the range.
+        return ((x + 1) / 2).clamp(0, 1)
 
     def _border(self) -> tuple[int, int, int]:
         """Rows above and columns left of a picture within the network's square, and the square's side."""
@@ -411,6 +442,12 @@ def _build(config: GanConfig, info: DataInfo) -> tuple[nn.Module, nn.Module]:
         discriminator = ConditionalDiscriminator(size, config.discriminator_hidden, *classes, config.dropout)
     else:
         channels, side = info.sample_shape[0], network_side(info)
+        if config.family == "progressive":
+            # These bring their own initial weights.
+            return (
+                ProgressiveGenerator(latent, channels, side, config.width),
+                ProgressiveDiscriminator(channels, side, config.width),
+            )
         if config.family == "convolutional":
             generator = ConvolutionalGenerator(latent, channels, side, config.width)
             norm = layer_norm if config.loss == "wgan-gp" else nn.BatchNorm2d

@@ -40,11 +40,21 @@ SAGAN = (
     + (128 * 256 * 16 + 256)
     + (256 * 16 + 1),
 )
+PROGAN = (
+    (128 * 256 * 16 + 256 + 256 * 256 * 9 + 256)
+    + sum(2 * c * c * 9 + c + c * c * 9 + c for c in (128, 64, 32, 16))
+    + sum(3 * c + 3 for c in (256, 128, 64, 32, 16)),
+    sum(c * c * 9 + c + 2 * c * c * 9 + 2 * c for c in (128, 64, 32, 16))
+    + sum(3 * c + c for c in (256, 128, 64, 32, 16))
+    + (256 * 256 * 9 + 256 + 256 * 256 * 16 + 256)
+    + 257,
+)
 SIZES = {
     "gan-2d": (DataInfo(), 11_234, 10_753),
     "cgan-mnist": (MNIST, 1_484_976, 1_476_769),
     "dcgan": (COLOUR, *DCGAN),
     "sagan": (COLOUR, *SAGAN),
+    "progan": (COLOUR, *PROGAN),
 }
 
 
@@ -196,6 +206,24 @@ def test_a_gradient_penalty_keeps_samples_apart() -> None:
     torch.testing.assert_close(plugin.discriminator(x), alone)
 
 
+def test_a_growing_model_grows_and_keeps_its_stage() -> None:
+    plugin = build("progan", DataInfo((1, 16, 16)), **NARROW, growth=0.5)
+    plugin.setup_training(TrainingContext(8))
+    stages, sides = [], []
+    for step in range(8):
+        plugin.training_step(batch(plugin, step), step)
+        stages.append(float(plugin.stage))
+        sides.append(plugin._generate(1)[0].shape[-1])
+        assert plugin.sample(2).shape == (2, 1, 16, 16)
+    # Levels 0 and 1 are each held for one step of eight, then fade; growing ends halfway.
+    assert stages == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert sides == [4, 4, 8, 8, 16, 16, 16, 16]
+    assert [plugin.step_cost(p) for p in (0.0, 0.2, 0.9)] == [1, 2, 3]
+    again = build("progan", DataInfo((1, 16, 16)), **NARROW, growth=0.5)
+    again.load_state_dict(plugin.state_dict())
+    assert torch.equal(again.sample(3), plugin.sample(3))
+
+
 def test_both_rates_fall_to_zero() -> None:
     plugin = build("gan-2d", lr_decay_start=0.5, batch_size=4)
     plugin.setup_training(TrainingContext(100))
@@ -224,7 +252,8 @@ def test_resume_is_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "info", "sizes"), [("cgan-mnist", MNIST, TINY), ("sagan", DataInfo((1, 16, 16)), NARROW)]
+    ("preset", "info", "sizes"),
+    [("cgan-mnist", MNIST, TINY), ("sagan", DataInfo((1, 16, 16)), NARROW), ("progan", DataInfo((1, 16, 16)), NARROW)],
 )
 def test_the_state_of_a_picture_model_survives_the_file(
     tmp_path: Path, preset: str, info: DataInfo, sizes: dict[str, object]
