@@ -9,7 +9,7 @@ from studio.plugin.spec import PluginSpec
 if TYPE_CHECKING:
     from studio_nerf.classic.directions import angles_from_direction, direction_from_angles
 
-__all__ = ["NERF", "angles_from_direction", "direction_from_angles"]
+__all__ = ["NERF", "NGP", "angles_from_direction", "direction_from_angles"]
 
 NERF = PluginSpec(
     name="nerf",
@@ -18,11 +18,28 @@ NERF = PluginSpec(
     target="studio_nerf.classic.field:NerfField",
     config="studio_nerf.classic.config:NerfConfig",
     capabilities=("render", "density", "inspect"),
-    devices=("cpu", "cuda", "mps"),
+    devices=("cpu", "cuda"),
     presets={
         "quick": "about five minutes on two CPU cores",
         "default": "the paper's network where an occupancy grid says that something is; for CPUs",
         "paper": "coarse and fine network, 64 + 128 samples a ray, 4096 rays a step, exactly; for GPUs",
+    },
+)
+
+NGP = PluginSpec(
+    name="ngp",
+    kind="field",
+    summary="Hash-grid NeRF (instant-ngp): trains in minutes on a CPU.",
+    target="studio_nerf.ngp.field:NgpField",
+    config="studio_nerf.ngp.config:NgpConfig",
+    capabilities=("render", "density", "inspect"),
+    devices=("cpu", "cuda"),
+    presets={
+        "quick": "about two minutes on two CPU cores",
+        "default": "an object, or a room around the cameras; about ten minutes on two CPU cores",
+        "quality": "larger tables and batches, several times as long",
+        "forward": "cameras that face one way, in normalised device coordinates",
+        "unbounded": "cameras amid a scene without end, in contracted space",
     },
 )
 

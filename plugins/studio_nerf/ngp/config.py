@@ -80,3 +80,7 @@ class NgpConfig(PluginConfig):
     """Learn a small correction of every training camera's pose."""
     lr_poses: float = 1e-4
     """Adam's learning rate of poses, radians and scene units."""
+
+    # ---- where
+    backend: Literal["auto", "kernels", "torch"] = "auto"
+    """auto takes the compiled kernels on a CPU and torch on a GPU."""

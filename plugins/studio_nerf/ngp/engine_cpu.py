@@ -176,7 +176,9 @@ class CpuEngine:
         evaluate_density(features, self._indices(count), weights, density)
         return _Placed(positions, features, rays, density)
 
-    def _reached(self, samples: PackedSamples, placed: _Placed, early_stop: float, least_thickness: float) -> CpuVisible:
+    def _reached(
+        self, samples: PackedSamples, placed: _Placed, early_stop: float, least_thickness: float
+    ) -> CpuVisible:
         count, padded = len(samples), placed.positions.shape[1]
         index, rays = (self._array(f"kept.{name}", count, dtype=np.int32) for name in ("index", "rays"))
         lengths, middles = (self._array(f"kept.{name}", count) for name in ("lengths", "middles"))

@@ -88,9 +88,7 @@ class TorchEngine:
         density, geometry = self._density_at(places)
         return density, self.shading.color(geometry, view[rays])
 
-    def losses(
-        self, visible: TorchVisible, targets: RayTargets, places: Float[Tensor, "k 3"]
-    ) -> tuple[Tensor, Tensor]:
+    def losses(self, visible: TorchVisible, targets: RayTargets, places: Float[Tensor, "k 3"]) -> tuple[Tensor, Tensor]:
         """Loss and squared error of the clamped colours, differentiable."""
         samples = visible.samples
         density, rgb = self._shade(places, targets.view, samples.ray_index)

@@ -11,27 +11,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from studio.cameras import Cameras
-from studio.cameras.rays import Rays
 from studio.errors import StudioError
-from studio.marching import OccupancyGrid, PackedSamples, packed_composite, packed_opacity, packed_sum, packed_weights
-from studio.marching.rendering import render_camera
+from studio.marching import OccupancyGrid, PackedSamples, packed_weights, render_camera
 from studio.plugin import Field, RayBatch, RayRequest, SceneInfo, TrainingContext
+from studio.plugin.abilities import RaySamples
 from studio.scene import PhotoStore, Scene
+from studio_nerf.classic.silhouettes import carve
+from studio_nerf.ngp.checks import check_config
 from studio_nerf.ngp.config import NgpConfig
+from studio_nerf.ngp.corrections import centred, corrected_rays
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Engine, Rates, RayTargets
+from studio_nerf.ngp.engine import Engine, Rates, RayTargets, StepResult
 from studio_nerf.ngp.engine_cpu import CpuEngine
+from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.networks import DIRECTION, Shading, encode_direction
 from studio_nerf.ngp.optimizer import LazyAdam
-from studio_nerf.ngp.space import Space
+from studio_nerf.ngp.schedule import Schedule
+from studio_nerf.ngp.space import MarchedFrame, Space, WorldFrame
+from studio_nerf.ngp.view_rendering import RayShader
 
-_EARLY_STOP = 1e-4
-_LEAST_THICKNESS = 1e-4
-_FEWEST_RAYS, _MOST_RAYS = 256, 16_384
-_FIRST_SAMPLES_A_RAY = 256.0
-_MOST_MARCHED = 12
-"""Marched samples a step, as a multiple of those wanted; rays beyond are left out."""
-_RENDER_RAYS = 1 << 14
+APPEARANCE = 16
+"""Numbers that describe the look of a photo."""
+EARLY_STOP = 1e-4
+"""Transmittance below which nothing is seen any more."""
+_GRID_WARMUP = 8
+_RENDERED_RAYS = 1 << 14
+"""Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
 
 class NgpField(Field):
@@ -41,105 +46,272 @@ class NgpField(Field):
     camera_models: ClassVar[tuple[str, ...]] = ("pinhole",)
 
     config: NgpConfig
+    appearance: nn.Parameter | None
+    poses: nn.Parameter | None
 
     def __init__(self, config: NgpConfig, scene_info: SceneInfo) -> None:
         super().__init__(config, scene_info)
+        check_config(config)
         self.space = Space.build(config, scene_info)
+        self.world = WorldFrame(self.space)
         self.encoding = HashGrid(config.levels, config.coarsest, config.finest, config.log2_rows)
-        self.shading = Shading(self.encoding.width, config.density_width, config.color_width, DIRECTION)
-        self.grid = OccupancyGrid(torch.tensor(self.space.box), config.grid_resolution, self.space.levels)
+        view = DIRECTION + (APPEARANCE if config.appearance else 0)
+        self.shading = Shading(self.encoding.width, config.density_width, config.color_width, view)
+        self.grid = OccupancyGrid(
+            torch.tensor(self.space.box), config.grid_resolution, self.space.levels, warmup=_GRID_WARMUP
+        )
+        photos = scene_info.num_train
+        self.register_parameter(
+            "appearance", nn.Parameter(torch.zeros(photos, APPEARANCE)) if config.appearance else None
+        )
+        self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
+        self._schedule = Schedule(config)
         self._engine: Engine | None = None
         self._adam: LazyAdam | None = None
         self._context: TrainingContext | None = None
-        self._samples_a_ray = _FIRST_SAMPLES_A_RAY
-        self._marched_a_ray = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy renders as it is and trains after `setup_training`; random generators are not for copying.
+        return {**super().__getstate__(), "_engine": None, "_adam": None, "_context": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NgpField:
+        super()._apply(fn, recurse)
+        self._engine = None
+        if self._adam is not None:
+            self._adam = self._adam.rebound(self._trained())
+        return self
 
     def engine(self) -> Engine:
+        """What computes on the present device: kernels on a CPU, else torch."""
         if self._engine is None:
-            self._engine = CpuEngine(self.encoding, self.shading, self.space)
+            kernels = self.config.backend == "kernels" or (self.config.backend == "auto" and self.device.type == "cpu")
+            if kernels and self.device.type != "cpu":
+                raise StudioError(
+                    f"backend: the kernels do not run on the device '{self.device.type}'.",
+                    fix="Use --backend auto, or --device cpu.",
+                )
+            make = CpuEngine if kernels else TorchEngine
+            self._engine = make(self.encoding, self.shading, self.space)
         return self._engine
 
-    def initialize(self, scene, photos, generator):
-        from studio_nerf.classic.silhouettes import carve
-        if self.space.kind == "box":
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            "encoding": self.encoding,
+            "density_network": self.shading.density_network,
+            "color_network": self.shading.color_network,
+        }
+
+    def status(self) -> dict[str, int | float | str]:
+        return {
+            "samples a ray": round(self._schedule.samples_a_ray, 1),
+            "occupied": f"{100 * self.grid.occupied_share:.1f} %",
+        }
+
+    # ---- training ------------------------------------------------------------------------------------------------
+    def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
+        cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
+        self.world.fit(scene, cameras)
+        if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
-        else:
-            self.grid.exclude_unseen(Cameras.stack([photos.camera(i) for i in range(len(photos))]))
+        elif self.space.kind == "contract":
+            self.grid.exclude_unseen(cameras)
 
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
-        self._adam = LazyAdam(
-            {"encoding.table": self.encoding.table, **self.shading.named_matrices()}
-        )
-        self._samples_a_ray = _FIRST_SAMPLES_A_RAY
+        self._adam = LazyAdam(self._trained())
+        self._schedule = Schedule(self.config)
+
+    def _trained(self) -> dict[str, Tensor]:
+        """All parameters, by the names under which their moments are kept."""
+        found: dict[str, Tensor] = {"encoding.table": self.encoding.table, **self.shading.named_matrices()}
+        if self.appearance is not None:
+            found["appearance"] = self.appearance
+        if self.poses is not None:
+            found["poses"] = self.poses
+        return found
+
+    def training_state(self) -> dict[str, Any]:
+        assert self._adam is not None
+        return {"adam": self._adam.state(), "schedule": self._schedule.state()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        assert self._adam is not None
+        self._adam.load_state(state["adam"])
+        self._schedule.load_state(state["schedule"])
 
     def batch_request(self, step: int) -> RayRequest:
-        count = int(self.config.samples / self._samples_a_ray) // 64 * 64
-        return RayRequest(min(max(count, _FEWEST_RAYS), _MOST_RAYS))
+        return RayRequest(self._schedule.rays())
 
     def training_step(self, batch: RayBatch, step: int) -> dict[str, float | Tensor]:
-        context, config, adam, engine = self._context, self.config, self._adam, self.engine()
-        generator = context.generator
-        progress = context.progress(step)
+        if self._context is None or self._adam is None:
+            raise RuntimeError("setup_training must be called before training")
+        config, generator = self.config, self._context.generator
         if step % config.grid_every == 0:
-            self._update_grid()
-        origins, directions = batch.origins.float().contiguous(), batch.directions.float().contiguous()
-        jitter = torch.rand(len(origins), generator=generator)
-        samples = self._march(origins, directions, jitter)
-        background = torch.rand(len(origins), 3, generator=generator)
-        rgb = torch.lerp(background, batch.rgb, batch.alpha)
-        limit = _MOST_MARCHED * config.samples
-        n = len(origins)
-        if len(samples) > limit:
-            n = max(int(torch.searchsorted(samples.offsets, limit, right=True)) - 1, 1)
-            m = int(samples.offsets[n])
-            samples = PackedSamples(samples.offsets[: n + 1].contiguous(), samples.starts[:m], samples.ends[:m])
-        self._marched_a_ray = len(samples) / n
-        visible = engine.visible(samples, origins[:n], directions[:n], _EARLY_STOP, 0.0)
-        self._samples_a_ray += 0.1 * (max(visible.count / n, 1.0) - self._samples_a_ray) if step > 20 else 0.5 * (max(visible.count / n, 1.0) - self._samples_a_ray)
-        fall = config.lr_decay ** (max(progress - config.decay_start, 0) / (1 - config.decay_start))
-        warm = min(1.0, (step + 1) / 50)
-        targets = RayTargets(rgb[:n].contiguous(), background[:n].contiguous(), encode_direction(directions[:n]).contiguous(), config.loss_limit, config.distortion)
-        result = engine.step(visible, targets, adam, Rates(config.lr * fall * warm, config.lr_networks * fall * warm))
-        self.rays_seen = getattr(self, "rays_seen", 0) + n
-        return {"loss": result.loss, "psnr": -10 * math.log10(max(result.squared_error, 1e-10)), "rays": float(n)}
+            self._update_grid(generator)
+        drawn = len(batch.origins)
+        jitter = torch.rand(drawn, generator=generator).to(batch.origins)
+        background = self._training_background(drawn, generator).to(batch.origins)
+        origins, directions = batch.origins.float(), batch.directions.float()
+        if self.poses is not None:
+            origins, directions = corrected_rays(self.poses, batch.indices, origins, directions)
+        rays = self.world.rays(origins, directions)
+        samples = self._march(rays, jitter)
+        n = self._schedule.affordable(samples)
+        samples = _first_rays(samples, n)
+        marched = (rays.origins[:n].detach().contiguous(), rays.directions[:n].detach().contiguous())
+        visible = self.engine().visible(samples, *marched, EARLY_STOP, 0.0)
+        self._schedule.observe(step, len(visible.density) / n)
+        view = self._view(directions[:n], batch.indices[:n])
+        wanted = self.poses is not None or self.appearance is not None
+        targets = RayTargets(
+            rgb=torch.lerp(background[:n], batch.rgb[:n], batch.alpha[:n]),
+            background=background[:n],
+            view=view.detach().contiguous().requires_grad_(wanted),
+            loss_limit=config.loss_limit,
+            distortion=config.distortion,
+        )
+        factor = self._schedule.rate_factor(step, self._context.progress(step))
+        rates = Rates(config.lr * factor, config.lr_networks * factor)
+        result = self.engine().step(visible, targets, self._adam, rates, with_positions=self.poses is not None)
+        if wanted and result.view_gradient is not None:
+            self._correct(result, visible.samples, rays, view, factor)
+        error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
+        return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
 
-    def _march(self, origins, directions, jitter=None):
-        near = None if self.space.near == 0 else torch.full((len(origins),), self.space.near)
-        return self.grid.march(origins, directions, near, step_size=self.space.step_size, cone_angle=self.space.cone_angle, jitter=jitter)
+    def _correct(
+        self, result: StepResult, samples: PackedSamples, rays: MarchedFrame, view: Tensor, factor: float
+    ) -> None:
+        """Step the photos' embeddings and poses along the gradients that a step gave."""
+        assert self._adam is not None
+        assert result.view_gradient is not None
+        given = (view * result.view_gradient).sum()
+        if result.position_gradient is not None:
+            index = samples.ray_index
+            points = rays.origins[index] + rays.directions[index] * samples.midpoints[:, None]
+            given = given + (self.space.to_unit(points) * result.position_gradient).sum()
+        rates = {"appearance": self.config.lr_appearance, "poses": self.config.lr_poses}
+        learnt = {name: p for name in rates if (p := getattr(self, name)) is not None}
+        gradients = torch.autograd.grad(given, list(learnt.values()))
+        for (name, parameter), gradient in zip(learnt.items(), gradients, strict=True):
+            self._adam.step(name, gradient, rates[name] * factor)
+            if name == "poses":
+                with torch.no_grad():
+                    parameter.copy_(centred(parameter))
 
-    def _update_grid(self):
-        warm = int(self.grid.updates) < self.grid.warmup
-        self.grid.update(self.engine().density, step_size=self.space.step_size, generator=self._context.generator, count=None if warm else self.config.grid_resolution**3 // 16)
+    def _training_background(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+        if self.config.random_background:
+            return torch.rand(n, 3, generator=generator)
+        color = self.scene_info.background
+        return (torch.zeros(3) if color is None else torch.tensor(color)).repeat(n, 1)
 
-    def status(self):
-        return {"samples a ray": round(self._samples_a_ray, 1), "occupied %": round(100 * self.grid.occupied_share, 1)}
+    def _update_grid(self, generator: torch.Generator) -> None:
+        everything = int(self.grid.updates) < self.grid.warmup
+        count = None if everything else self.config.grid_resolution**3 // 16
+        self.grid.update(self.engine().density, step_size=self.space.step_size, generator=generator, count=count)
+
+    def _march(self, rays: MarchedFrame, jitter: Float[Tensor, " n"] | None = None) -> PackedSamples:
+        return self.grid.march(
+            rays.origins.detach().contiguous(),
+            rays.directions.detach().contiguous(),
+            rays.near,
+            None if rays.far is None else rays.far.detach(),
+            step_size=self.space.step_size,
+            cone_angle=self.space.cone_angle,
+            jitter=jitter,
+        )
+
+    def _view(self, directions: Float[Tensor, "n 3"], photos: Tensor | None) -> Float[Tensor, "n v"]:
+        """What the colour network sees of rays: their direction, and the look of their photo (None: the mean look)."""
+        direction = encode_direction(directions)
+        if self.appearance is None:
+            return direction.contiguous()
+        look = self.appearance.mean(dim=0).expand(len(direction), -1) if photos is None else self.appearance[photos]
+        return torch.cat([direction, look], dim=-1)
+
+    # ---- looking at it -------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def render(
+        self,
+        cameras: Cameras,
+        outputs: Sequence[str] = ("rgb",),
+        *,
+        background: Float[Tensor, " 3"] | None = None,
+    ) -> dict[str, Float[Tensor, "*batch h w c"]]:
+        unknown = [name for name in outputs if name not in self.output_names]
+        if unknown:
+            raise StudioError(f"ngp does not render '{unknown[0]}'.", fix=f"Outputs: {', '.join(self.output_names)}.")
+        if cameras.model not in self.camera_models:
+            raise StudioError(
+                f"ngp does not render cameras of the model '{cameras.model}'.",
+                fix=f"Models: {', '.join(self.camera_models)}.",
+            )
+        behind = torch.zeros(3, device=self.device) if background is None else background.to(self.device)
+        shader = RayShader(self, tuple(outputs), behind)
+        flat = cameras.reshape(-1)
+        drawn = [render_camera(camera, shader, chunk=_RENDERED_RAYS, key=("ngp", self.device)) for camera in flat]
+        width, height = flat[0].size
+        return {
+            name: torch.stack([image[name] for image in drawn]).reshape(*cameras.shape, height, width, -1)
+            for name in outputs
+        }
+
+    def look(
+        self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], least_thickness: float
+    ) -> tuple[Any, MarchedFrame]:
+        """The samples of world rays that light reaches, and the rays as they were marched; without gradients."""
+        rays = self.world.rays(origins.float().contiguous(), directions.float().contiguous())
+        samples = self._march(rays)
+        visible = self.engine().visible(
+            samples, rays.origins.contiguous(), rays.directions.contiguous(), EARLY_STOP, least_thickness
+        )
+        return visible, rays
+
+    def colors(self, visible: Any, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3"]:
+        """sRGB of samples that `look` found, seen along the world directions of their rays, with the mean look."""
+        return self.engine().colors(visible, self._view(directions.float(), None).detach().contiguous())
 
     @torch.no_grad()
-    def render(self, cameras, outputs=("rgb",), *, background=None):
-        behind = torch.zeros(3) if background is None else background
-        drawn = [render_camera(c, lambda rays: self._render_rays(rays, outputs, behind), chunk=_RENDER_RAYS) for c in cameras.reshape(-1)]
-        w, h = cameras.reshape(-1)[0].size
-        return {k: torch.stack([d[k] for d in drawn]).reshape(*cameras.shape, h, w, -1) for k in outputs}
+    def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        """Absorption per scene unit at points of the scene; 0 in cells that the occupancy grid calls empty.
 
-    def _render_rays(self, rays, outputs, behind):
-        o, d = rays.origins.float().contiguous(), rays.directions.float().contiguous()
-        samples = self._march(o, d)
-        engine = self.engine()
-        visible = engine.visible(samples, o, d, _EARLY_STOP, _LEAST_THICKNESS)
-        packed = visible.samples
-        weights, _ = packed_weights(visible.density, packed)
-        out = {}
-        opacity = packed_opacity(weights, packed)
-        if "rgb" in outputs:
-            out["rgb"] = packed_composite(weights, engine.colors(visible, encode_direction(d).contiguous()), packed, behind).clamp(0, 1)
-        if "depth" in outputs:
-            t = packed_sum(weights * packed.midpoints, packed) / opacity.clamp_min(1e-6)
-            out["depth"] = (t * rays.depth_scale)[:, None]
-        if "opacity" in outputs:
-            out["opacity"] = opacity[:, None]
-        if "normals" in outputs:
-            g = -engine.density_gradients(visible)
-            n = nn.functional.normalize(packed_composite(weights, nn.functional.normalize(g, dim=-1), packed), dim=-1)
-            out["normals"] = torch.where(((n * d).sum(-1, keepdim=True) > 0), -n, n)
-        return out
+        Raises:
+            StudioError: The field lives in normalised device coordinates, where density depends on the direction.
+        """
+        if self.space.kind == "ndc":
+            raise StudioError(
+                "ngp: a field in normalised device coordinates has no density of its own in space.",
+                fix="Train with --space contract, or use rendered depth.",
+            )
+        points = points.to(self.device).float()
+        result = points.new_zeros(len(points))
+        occupied = self.grid.occupied(points)
+        result[occupied] = self.engine().density(points[occupied].contiguous()).to(result)
+        return result
+
+    @torch.no_grad()
+    def ray_samples(self, origin: Float[Tensor, " 3"], direction: Float[Tensor, " 3"]) -> RaySamples:
+        """What `render` composites along one ray; see `studio.plugin.abilities.HasRaySamples`."""
+        origin, direction = origin.to(self.device).float(), direction.to(self.device).float()
+        visible, rays = self.look(origin[None], direction[None], 0.0)
+        samples = visible.samples
+        weights, _ = packed_weights(visible.density, samples)
+
+        def distance(t: Tensor) -> Tensor:
+            points = self.world.world_points(rays.origins + t[:, None] * rays.directions)
+            return (points - origin) @ direction
+
+        # In NDC lengths are not the world's; the optical thickness of an interval is.
+        stretch = samples.lengths / (distance(samples.ends) - distance(samples.starts)).clamp_min(1e-12)
+        return {
+            "t": distance(samples.midpoints),
+            "density": visible.density * stretch,
+            "weights": weights,
+            "rgb": self.colors(visible, direction[None]),
+        }
+
+
+def _first_rays(samples: PackedSamples, rays: int) -> PackedSamples:
+    if rays == samples.rays:
+        return samples
+    count = int(samples.offsets[rays])
+    return PackedSamples(samples.offsets[: rays + 1].contiguous(), samples.starts[:count], samples.ends[:count])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,8 +46,7 @@ class Layers(nn.Module):
     def __init__(self, *widths: int) -> None:
         super().__init__()
         self.weights = nn.ParameterList(
-            nn.init.xavier_uniform_(nn.Parameter(torch.empty(before, after)))
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            nn.init.xavier_uniform_(nn.Parameter(torch.empty(before, after))) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Float[Tensor, "m before"]) -> Float[Tensor, "m after"]:

@@ -26,6 +26,12 @@ class LazyAdam:
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.steps = 0
 
+    def rebound(self, parameters: Mapping[str, Tensor]) -> LazyAdam:
+        """The same optimiser for the same parameters at another place (moved to another device)."""
+        other = LazyAdam(parameters)
+        other.load_state(self.state())
+        return other
+
     def coefficients(self, rate: float) -> NDArray[np.float32]:
         """What a kernel needs for the step counted last: rate / (1 - b1^t), b1, b2, 1 / (1 - b2^t), epsilon."""
         t = self.steps

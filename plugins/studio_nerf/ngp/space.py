@@ -1,40 +1,53 @@
-"""Where a scene lies: how points of the world become points of the encoding's unit cube, and how rays are marched."""
+"""Where a scene lies: rays of the world as they are marched, and points in the unit cube of the encoding."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from studio.marching.contraction import contract
+from studio.cameras import Cameras
+from studio.errors import StudioError
+from studio.marching import contract, ndc_points_inverse, ndc_rays, ndc_scale, world_to_front
+from studio.marching.ndc import ndc_points
 from studio.plugin import SceneInfo
+from studio.scene import Scene
 from studio_nerf.ngp.config import NgpConfig
 
+Kind = Literal["box", "contract", "ndc"]
+Corner = tuple[float, float, float]
+
 _DEFAULT_HALF = 1.5
+_FARTHEST = 16.0
+"""How far space reaches where a scene does not tell, in radii of the cameras."""
 _MOST_LEVELS = 6
 _NEAR_SHARE = 0.02
+"""Distance at which rays begin among cameras, in radii of the cameras."""
+_CLOSEST = 0.9
+"""Place of the NDC near plane before the nearest content."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Geometry of a field.
+    """Geometry of the space that is marched through: the world, or normalised device coordinates.
 
     Attributes:
         kind: box, contract or ndc.
-        box: Of the occupancy grid's first level, in the frame that is marched in.
+        box: First level of the occupancy grid.
         levels: Levels of the occupancy grid.
         step_size: Least length of a marching step.
         cone_angle: Growth of the step with distance.
-        near: Distance from the camera at which rays begin.
+        near: Distance at which rays begin.
     """
 
-    kind: str
-    box: tuple[tuple[float, float, float], tuple[float, float, float]]
+    kind: Kind
+    box: tuple[Corner, Corner]
     levels: int
     step_size: float
     cone_angle: float
@@ -42,34 +55,141 @@ class Space:
 
     @classmethod
     def build(cls, config: NgpConfig, info: SceneInfo) -> Space:
-        kind = config.space
-        if kind == "auto":
+        """The space that a configuration means for a scene."""
+        kind: Kind
+        if config.space == "auto":
             kind = "box" if info.has_alpha else "contract"
+        else:
+            kind = config.space
         if kind == "ndc":
-            box = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-            return cls("ndc", box, 1, 2 * math.sqrt(3) / config.steps_across, 0.0, 0.0)
-        bounds = info.bounds or ((-_DEFAULT_HALF,) * 3, (_DEFAULT_HALF,) * 3)
+            unit = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+            return cls("ndc", unit, 1, 2 * math.sqrt(3) / config.steps_across, 0.0, 0.0)
         if kind == "box":
-            return cls("box", bounds, 1, math.dist(*bounds) / config.steps_across, 0.0, 0.0)
+            half = _DEFAULT_HALF
+            box = info.bounds or ((-half, -half, -half), (half, half, half))
+            return cls("box", box, 1, math.dist(*box) / config.steps_across, 0.0, 0.0)
         half = info.camera_extent
-        reach = max(abs(v) for corner in bounds for v in corner) if info.bounds else 16 * half
+        reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * half
         levels = min(max(math.ceil(math.log2(max(reach / half, 1.0))) + 1, 2), _MOST_LEVELS)
-        box = ((-half,) * 3, (half,) * 3)
         step = 2 * half * math.sqrt(3) / config.steps_across
+        box = ((-half, -half, -half), (half, half, half))
         return cls("contract", box, levels, step, config.cone_angle, _NEAR_SHARE * half)
 
     @property
     def contracted(self) -> bool:
+        """Whether all of space, rather than the box alone, lies in the unit cube."""
         return self.kind == "contract"
 
     @property
     def frame(self) -> NDArray[np.float32]:
-        """Centre (3) of the cube that becomes [-1, 1]^3, and 1 / half its side."""
+        """Centre (3) of the cube around the box, and 1 / half its side."""
         low, high = np.array(self.box)
         return np.array([*(0.5 * (low + high)), 2.0 / (high - low).max()], np.float32)
 
     def to_unit(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
-        """Points of the marched frame in the encoding's unit cube; differentiable."""
+        """Points in the encoding's unit cube; differentiable."""
         frame = torch.from_numpy(self.frame).to(points)
         x = (points - frame[:3]) * frame[3]
         return contract(x, "linf") * 0.25 + 0.5 if self.contracted else x * 0.5 + 0.5
+
+
+@dataclass(frozen=True)
+class MarchedFrame:
+    """Rays as they are marched; far is None where they leave the grid by themselves."""
+
+    origins: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n 3"]
+    near: Float[Tensor, " n"] | None
+    far: Float[Tensor, " n"] | None
+
+
+class WorldFrame(nn.Module):
+    """How the world lies in the marched space: itself, or in normalised device coordinates.
+
+    Holds buffers only, which `fit` sets from the cameras.
+
+    Args:
+        space: The marched space.
+    """
+
+    front: Tensor
+    scale: Tensor
+    near: Tensor
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        if space.kind == "ndc":
+            self.register_buffer("front", torch.eye(4))
+            self.register_buffer("scale", torch.ones(2))
+            self.register_buffer("near", torch.ones(()))
+
+    def fit(self, scene: Scene, cameras: Cameras) -> None:
+        """Set the frame from the training cameras.
+
+        Raises:
+            StudioError: The space does not suit the cameras.
+        """
+        centers = cameras.camera_to_world[:, :3, 3]
+        if self.space.kind == "box":
+            low, high = (torch.tensor(corner) for corner in self.space.box)
+            inside = ((centers > low) & (centers < high)).all(dim=-1)
+            if bool(inside.any()):
+                names = [frame.name for frame in scene.split("train")]
+                first = int(inside.nonzero()[0, 0])
+                raise StudioError(
+                    f"space: {int(inside.sum())} of {len(inside)} cameras are inside the box of the scene (first: "
+                    f"{names[first]}), and a box is for objects seen from outside.",
+                    fix="Use --space contract.",
+                )
+        if self.space.kind == "ndc":
+            front = world_to_front(cameras).float()
+            depths = centers.float() @ front[2, :3] + front[2, 3]
+            near = _CLOSEST * self._closest(scene, front)
+            if near <= float(depths.max()):
+                raise StudioError(
+                    "space: something is as near as the foremost camera, and NDC needs all cameras before the scene.",
+                    fix="Use --space contract.",
+                )
+            self.front.copy_(front)
+            self.scale.copy_(torch.tensor(ndc_scale(cameras)))
+            self.near.fill_(near)
+
+    @staticmethod
+    def _closest(scene: Scene, front: Float[Tensor, "4 4"]) -> float:
+        ranges = [frame.depth_range[0] for frame in scene.split("train") if frame.depth_range is not None]
+        if ranges:
+            return min(ranges)
+        if scene.points is not None and len(scene.points):
+            z = scene.points.xyz @ front[2, :3] + front[2, 3]
+            return float(z[z > 0].quantile(0.01)) if bool((z > 0).any()) else 0.0
+        raise StudioError(
+            "space: the scene does not tell how near its content is, which NDC needs.", fix="Use --space contract."
+        )
+
+    def rays(self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> MarchedFrame:
+        """World rays in the marched space; differentiable."""
+        if self.space.kind != "ndc":
+            near = None if self.space.near == 0 else origins.new_full((len(origins),), self.space.near)
+            return MarchedFrame(origins, directions, near, None)
+        rotation = self.front[:3, :3]
+        start, along, length = ndc_rays(
+            origins @ rotation.T + self.front[:3, 3], directions @ rotation.T, self._scale, float(self.near)
+        )
+        return MarchedFrame(start, along, None, length)
+
+    def marched_points(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
+        """World points in the marched space; differentiable."""
+        if self.space.kind != "ndc":
+            return points
+        return ndc_points(points @ self.front[:3, :3].T + self.front[:3, 3], self._scale, float(self.near))
+
+    def world_points(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
+        """Inverse of `marched_points`."""
+        if self.space.kind != "ndc":
+            return points
+        return (ndc_points_inverse(points, self._scale, float(self.near)) - self.front[:3, 3]) @ self.front[:3, :3]
+
+    @property
+    def _scale(self) -> tuple[float, float]:
+        return float(self.scale[0]), float(self.scale[1])

@@ -153,9 +153,7 @@ def _slope_blocks(
         first = BLOCK * fetch_add(counter, 1)
 
 
-@cache.kernel(
-    f"void(i8, i8[::1], f4[:,:,::1], i4[::1], {WEIGHTS}, {WEIGHTS}, f4[:,::1], f4[:,:,::1])", parallel=True
-)
+@cache.kernel(f"void(i8, i8[::1], f4[:,:,::1], i4[::1], {WEIGHTS}, {WEIGHTS}, f4[:,::1], f4[:,:,::1])", parallel=True)
 def _slope(
     workers: int, counter: np.ndarray, features: np.ndarray, samples: np.ndarray, weights: np.ndarray,
     transposed: np.ndarray, scratch: np.ndarray, upstream: np.ndarray,

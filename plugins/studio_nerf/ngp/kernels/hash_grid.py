@@ -166,7 +166,8 @@ def _scatter_level(
 
 @cache.device
 def _adam_level(
-    gradient: np.ndarray, table: np.ndarray, first: np.ndarray, second: np.ndarray, start: int, end: int, adam: np.ndarray
+    gradient: np.ndarray, table: np.ndarray, first: np.ndarray, second: np.ndarray, start: int, end: int,
+    adam: np.ndarray,
 ) -> None:  # fmt: skip
     """Adam on the values whose gradient is not 0; the gradient is zeroed for the next level.
 

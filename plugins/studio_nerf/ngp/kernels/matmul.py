@@ -56,9 +56,7 @@ def _tile(
     height, width, what = (value.literal_value for value in literals)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a_data, b_data, c_data = (
-            context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 4, 7)
-        )
+        a_data, b_data, c_data = (context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 4, 7))
         zero = ir.Constant(_VF, [0.0] * LANES)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(height)]
         function_type = ir.FunctionType(_VF, [_VF, _VF, _VF])
@@ -71,7 +69,8 @@ def _tile(
             b_start = builder.add(args[5], b_shift)
             columns = [
                 builder.load(
-                    _vector_pointer(builder, b_data, builder.add(b_start, ir.Constant(b_start.type, LANES * j))), align=4
+                    _vector_pointer(builder, b_data, builder.add(b_start, ir.Constant(b_start.type, LANES * j))),
+                    align=4,
                 )
                 for j in range(width)
             ]

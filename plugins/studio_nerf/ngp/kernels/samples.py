@@ -1,4 +1,4 @@
-"""Samples of rays as the other kernels take them: places in the unit cube, and the choice of those that light reaches."""
+"""Samples of rays as the other kernels take them: their places in the unit cube, and which of them light reaches."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def reached_samples(
         How many there are.
     """
     depth_limit = -np.log(np.float32(early_stop)) if early_stop > 0 else np.float32(np.inf)
-    return int(
-        _reached(offsets, starts, ends, density, positions, len(samples), depth_limit, np.float32(least_thickness),
-                 samples, rays, kept, lengths, middles, places)  # fmt: skip
-    )
+    least = np.float32(least_thickness)
+    count: int = _reached(
+        offsets, starts, ends, density, positions, len(samples), depth_limit, least, samples, rays, kept, lengths,
+        middles, places,
+    )  # fmt: skip
+    return count

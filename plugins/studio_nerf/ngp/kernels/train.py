@@ -51,7 +51,7 @@ def _composite_ray(
     """One ray, whose samples are the rows `first` to `end` of the block: loss and gradients of densities and colours.
 
     At entry the runs from `at` on hold density, length, opacity and colours. Afterwards the first run holds the
-    gradient with respect to the log of the density, and those of the colours the gradients with respect to their logits.
+    gradient with respect to the log of the density, and those of the colours the ones with respect to their logits.
     """
     density, length, alpha = at, at + rows, at + 2 * rows
     red, green, blue = at + 3 * rows, at + 4 * rows, at + 5 * rows
