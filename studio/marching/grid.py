@@ -19,14 +19,12 @@ from torch.nn import functional
 from studio.cameras import Cameras
 from studio.marching import march_torch
 from studio.marching.arguments import check_box, check_interval, check_same_shape
+from studio.marching.kernels import occupancy
 from studio.marching.kernels.marching import march as kernel_march
 from studio.marching.lattice import Lattice
 from studio.marching.march_torch import BLOCK
 from studio.marching.near_far import ray_box
 from studio.marching.packed import PackedSamples, packed_weights, visible
-
-_LEAP = 15
-"""Largest distance to an occupied block that is kept, in blocks."""
 
 _POINTS_AT_ONCE = 1 << 18
 _MOST_STEPS = 1e9
@@ -118,8 +116,7 @@ class OccupancyGrid(nn.Module):
         """Declare which cells are occupied, until the next update."""
         check_same_shape("cells", cells, tuple(self.density.shape), "levels and three axes")
         cells = cells.clone()
-        quarter = self.resolution // 4
-        inner = slice(quarter, 3 * quarter)
+        inner = self._inner()
         for level in range(1, self.levels):
             # Only rounding at the border sends a point here, and then the finer level's opinion is wanted.
             finer = functional.max_pool3d(cells[level - 1][None, None].float(), 2)
@@ -128,7 +125,10 @@ class OccupancyGrid(nn.Module):
         parts = cells.view(self.levels, blocks, BLOCK, blocks, BLOCK, blocks, BLOCK)
         bits = parts.permute(0, 1, 3, 5, 2, 4, 6).reshape(*self.words.shape, 64).to(torch.int64)
         self.words.copy_((bits << torch.arange(64, device=bits.device)).sum(-1))
-        self.clearance.copy_(self._distances(self.words != 0))
+        if self._on_kernels():
+            occupancy.clear(self.words.numpy(), self.clearance.numpy())
+        else:
+            self.clearance.copy_(self._distances(self.words != 0))
 
     @torch.no_grad()
     def exclude_unseen(self, cameras: Cameras) -> None:
@@ -140,12 +140,11 @@ class OccupancyGrid(nn.Module):
         for level in range(self.levels):
             flat = self.density[level].view(-1)
             for begin in range(0, flat.numel(), _POINTS_AT_ONCE):
-                index = torch.arange(begin, min(begin + _POINTS_AT_ONCE, flat.numel()), device=flat.device)
-                points = self._points(level, index, torch.full((len(index), 3), 0.5, device=flat.device))
-                seen = torch.zeros(len(index), dtype=torch.bool, device=flat.device)
+                unseen = torch.arange(begin, min(begin + _POINTS_AT_ONCE, flat.numel()), device=flat.device)
                 for i in range(len(cameras)):
-                    seen |= cameras[i].sees(points)
-                flat[index[~seen]] = -1.0
+                    middle = torch.full((len(unseen), 3), 0.5, device=flat.device)
+                    unseen = unseen[~cameras[i].sees(self._points(level, unseen, middle))]
+                flat[unseen] = -1.0
         self.set_cells(self.cells & (self.density >= 0))
 
     @torch.no_grad()
@@ -172,12 +171,11 @@ class OccupancyGrid(nn.Module):
             raise ValueError(f"step_size: expected a positive distance, got {step_size}")
         everything = int(self.updates) < self.warmup
         cells = None if everything else self.cells
-        reachable = self._reachable()
         for level in range(self.levels):
-            allowed = (reachable[level] & (self.density[level] >= 0)).view(-1)
+            allowed = self._allowed(level)
             if cells is not None:
                 allowed &= self._draw(cells[level].view(-1), count, generator)
-            index = allowed.nonzero()[:, 0]
+            index = _where(allowed)
             flat = self.density[level].view(-1)
             for part in index.split(_POINTS_AT_ONCE):
                 points = self._points(level, part, self._random(len(part), generator))
@@ -185,11 +183,13 @@ class OccupancyGrid(nn.Module):
                 if seen.numel() != len(part):
                     raise ValueError(f"density_fn: expected {len(part)} densities, got shape {tuple(seen.shape)}")
                 flat[part] = torch.maximum(flat[part] * self.decay, seen.reshape(-1).to(flat))
-        scale = step_size * 2.0 ** torch.arange(self.levels, device=self.density.device)
-        thickness = self.density * scale[:, None, None, None]
-        counted = reachable & (self.density >= 0)
-        mean = float(thickness[counted].mean()) if bool(counted.any()) else 0.0
-        self.set_cells(thickness > min(self.threshold, mean))
+        threshold = min(self.threshold, self._mean_thickness(step_size))
+        limits = [threshold / (step_size * 2.0**level) for level in range(self.levels)]
+        if self._on_kernels():
+            occupancy.pack(self.density.numpy(), limits, self.words.numpy())
+            occupancy.clear(self.words.numpy(), self.clearance.numpy())
+        else:
+            self.set_cells(self.density > self.density.new_tensor(limits)[:, None, None, None])
         self.updates += 1
 
     @torch.no_grad()
@@ -243,6 +243,8 @@ class OccupancyGrid(nn.Module):
         for name, bound in (("near", near), ("far", far), ("jitter", jitter)):
             if bound is not None:
                 check_same_shape(name, bound, (len(origins),), "one a ray")
+        if jitter is not None and not bool(((jitter >= 0) & (jitter < 1)).all()):
+            raise ValueError("jitter: expected parts of a step in [0, 1)")
         low, high = self.outer_box
         if not float((high - low).norm()) < _MOST_STEPS * step_size:
             raise ValueError(f"step_size: {step_size:g} cuts the box into more than {_MOST_STEPS:g} steps")
@@ -307,11 +309,39 @@ class OccupancyGrid(nn.Module):
             *march_torch.march(self.words, self.box, origins, directions, begin, end, lattice, max_samples)
         )
 
+    def _on_kernels(self) -> bool:
+        return self.density.device.type == "cpu" and self.density.dtype == torch.float32
+
+    def _allowed(self, level: int) -> Bool[Tensor, " c"]:
+        """Cells of a level that an update may look at: not excluded, and not a finer level's business."""
+        allowed = self.density[level] >= 0
+        if level > 0:
+            inner = self._inner()
+            allowed[inner, inner, inner] = False
+        return allowed.view(-1)
+
+    def _inner(self) -> slice:
+        """The cells on each axis of a level that the next finer one covers."""
+        quarter = self.resolution // 4
+        return slice(quarter, 3 * quarter)
+
+    def _mean_thickness(self, step_size: float) -> float:
+        """Mean optical thickness of a step, over the cells that updates may look at."""
+        inner = self._inner()
+        total, count = 0.0, 0
+        for level in range(self.levels):
+            parts = [(1, self.density[level])]
+            if level > 0:
+                parts.append((-1, self.density[level, inner, inner, inner]))
+            for sign, part in parts:
+                total += sign * step_size * 2.0**level * float(part.clamp_min(0).sum())
+                count += sign * int((part >= 0).sum())
+        return total / count if count else 0.0
+
     def _reachable(self) -> Bool[Tensor, "levels r r r"]:
         """Cells that points can fall into; the inner part of a level belongs to the next finer one."""
         mask = torch.ones(self.density.shape, dtype=torch.bool, device=self.density.device)
-        quarter = self.resolution // 4
-        inner = slice(quarter, 3 * quarter)
+        inner = self._inner()
         mask[1:, inner, inner, inner] = False
         return mask
 
@@ -327,7 +357,7 @@ class OccupancyGrid(nn.Module):
         count = len(cells) // 4 if count is None else count
         drawn = torch.zeros_like(cells)
         drawn[self._integers(len(cells), count, generator)] = True
-        full = cells.nonzero()[:, 0]
+        full = _where(cells)
         if len(full) <= count:
             drawn[full] = True
         else:
@@ -343,13 +373,12 @@ class OccupancyGrid(nn.Module):
         return torch.rand((count, 3), generator=generator, device=device).to(self.density.device)
 
     def _distances(self, full: Bool[Tensor, "levels w w w"]) -> Tensor:
-        blocks = full.shape[1]
         near = full.float()
         # A ray must not leap into the part that the finer level answers for.
-        low, high = self.resolution // 4 // BLOCK, -(-3 * self.resolution // 4 // BLOCK)
+        low, high = occupancy.finer_blocks(self.resolution)
         near[1:, low:high, low:high, low:high] = 1.0
         distance = torch.zeros(full.shape, dtype=torch.uint8, device=full.device)
-        for _ in range(min(_LEAP, blocks)):
+        for _ in range(occupancy.LEAP):
             distance += (near == 0).to(torch.uint8)
             near = functional.max_pool3d(near[:, None], 3, stride=1, padding=1)[:, 0]
         return distance
@@ -357,3 +386,8 @@ class OccupancyGrid(nn.Module):
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().contiguous().numpy()
+
+
+def _where(mask: Bool[Tensor, " c"]) -> Tensor:
+    """Indices where a mask is set, in order (NumPy's is several times as fast on the host)."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero()[:, 0]

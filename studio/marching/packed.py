@@ -32,6 +32,18 @@ class PackedSamples:
     starts: Float[Tensor, " m"]
     ends: Float[Tensor, " m"]
 
+    def __post_init__(self) -> None:
+        if self.offsets.dtype != torch.int64 or self.offsets.ndim != 1 or len(self.offsets) == 0:
+            raise ValueError(
+                f"offsets: expected int64 of shape (n + 1,), got {self.offsets.dtype} {self.offsets.shape}"
+            )
+        check_same_shape("ends", self.ends, tuple(self.starts.shape), "as starts")
+        # On a GPU the look would cost a wait; on the CPU wrong offsets would send a kernel beyond its arrays.
+        if self.offsets.device.type == "cpu":
+            first, last = int(self.offsets[0]), int(self.offsets[-1])
+            if first != 0 or last != len(self.starts) or bool((self.counts < 0).any()):
+                raise ValueError(f"offsets: expected to rise from 0 to {len(self.starts)}, got {first} to {last}")
+
     def __len__(self) -> int:
         return len(self.starts)
 

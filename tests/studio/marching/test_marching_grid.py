@@ -403,9 +403,33 @@ def test_bad_input_is_named() -> None:
         grid.march(o, d, step_size=1e-12)
     with pytest.raises(ValueError, match="jitter: expected shape"):
         grid.march(o, d, step_size=0.1, jitter=torch.zeros(3))
+    with pytest.raises(ValueError, match="jitter: expected parts"):
+        grid.march(o, d, step_size=0.1, jitter=torch.ones(2))
     with pytest.raises(StudioError, match="box: has no volume"):
         OccupancyGrid(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="resolution"):
         OccupancyGrid(CUBE, 30)
     with pytest.raises(ValueError, match="density_fn: expected"):
         grid.update(lambda p: torch.zeros(3), step_size=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.2])
+def test_kernels_and_torch_keep_the_same_state(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for kernels in (True, False):
+        grid = OccupancyGrid(BOX, 48, 3, warmup=1)
+        monkeypatch.setattr(grid, "_on_kernels", lambda kernels=kernels: kernels)
+        dust = _speckled(48, 3, share).float()
+        if share == 0.0:
+            dust[:] = 0.0
+        for _ in range(3):
+
+            def field(points: Tensor, dust: Tensor = dust) -> Tensor:
+                cell = ((points / 8 + 0.5).clamp(0, 0.999) * 48).long()
+                return 5 * dust[1, cell[:, 0], cell[:, 1], cell[:, 2]]
+
+            grid.update(field, step_size=0.01, generator=torch.Generator().manual_seed(4))
+        states.append(grid.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert (int((states[0]["words"] != 0).sum()) > 0) == (share > 0)

@@ -237,5 +237,12 @@ def test_wrong_shapes_are_named() -> None:
         packed_weights(torch.zeros(3), samples)
     with pytest.raises(ValueError, match="values: expected shape"):
         packed_composite(torch.zeros(len(samples)), torch.zeros(3, 3), samples)
+    for offsets in ([0, 2], [1, 3], [0, 4, 3]):
+        with pytest.raises(ValueError, match="offsets: expected to rise from 0 to 3"):
+            PackedSamples(torch.tensor(offsets), torch.zeros(3), torch.zeros(3))
+    with pytest.raises(ValueError, match="offsets: expected int64"):
+        PackedSamples(torch.zeros(2), torch.zeros(3), torch.zeros(3))
+    with pytest.raises(ValueError, match="ends: expected shape"):
+        PackedSamples(torch.tensor([0, 3]), torch.zeros(3), torch.zeros(2))
     with pytest.raises(ValueError, match="mask: expected shape"):
         samples.keep(torch.ones(3, dtype=torch.bool))

@@ -1,0 +1,119 @@
+"""Densities of cells to the words and clearances that rays are marched through; see `studio.marching.grid`."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from studio.kernels import cache
+
+LEAP = 15
+"""Largest clearance that is kept, in blocks."""
+
+
+@cache.device
+def _any_finer(words: np.ndarray, finer: int, x: int, y: int, z: int) -> bool:
+    """Whether one of the eight cells of the finer level from (x, y, z) on is occupied."""
+    for i in range(x, x + 2):
+        for j in range(y, y + 2):
+            for k in range(z, z + 2):
+                word = words[finer, i >> 2, j >> 2, k >> 2]
+                if (word >> (((i & 3) << 4) + ((j & 3) << 2) + (k & 3))) & 1:
+                    return True
+    return False
+
+
+@cache.device
+def _pack_slice(density: np.ndarray, limit: float, level: int, bx: int, words: np.ndarray) -> None:
+    resolution, blocks = density.shape[1], words.shape[1]
+    quarter = resolution // 4
+    for by in range(blocks):
+        for bz in range(blocks):
+            word = np.int64(0)
+            bit = np.int64(1)
+            for x in range(4 * bx, 4 * bx + 4):
+                for y in range(4 * by, 4 * by + 4):
+                    for z in range(4 * bz, 4 * bz + 4):
+                        least = min(x, y, z) - quarter
+                        if level > 0 and least >= 0 and max(x, y, z) < 3 * quarter:
+                            # Only rounding at the border sends a point here, and then the finer level's opinion counts.
+                            full = _any_finer(words, level - 1, 2 * (x - quarter), 2 * (y - quarter), 2 * (z - quarter))
+                        else:
+                            full = density[level, x, y, z] > limit
+                        if full:
+                            word |= bit
+                        bit <<= 1
+            words[level, bx, by, bz] = word
+
+
+@cache.kernel("void(f4[:,:,:,::1], f8, i8, i8[:,:,:,::1])", parallel=True)
+def _pack(density: np.ndarray, limit: float, level: int, words: np.ndarray) -> None:
+    for bx in numba.prange(words.shape[1]):
+        _pack_slice(density, limit, level, bx, words)
+
+
+@cache.device
+def _spread(line: np.ndarray, out: np.ndarray) -> None:
+    """out[i] = min over j of max(|i − j|, line[j]): one axis of the Chebyshev distance."""
+    count = line.shape[0]
+    for i in range(count):
+        best = LEAP
+        for j in range(max(0, i - LEAP), min(count, i + LEAP + 1)):
+            best = min(best, max(abs(i - j), np.int64(line[j])))
+        out[i] = best
+
+
+@cache.kernel("void(i8[:,:,:,::1], u1[:,:,:,::1], i8, i8)")
+def _clear(words: np.ndarray, clearance: np.ndarray, low: int, high: int) -> None:
+    blocks = words.shape[1]
+    out = np.empty(blocks, np.uint8)
+    for level in range(words.shape[0]):
+        place = clearance[level]
+        for x in range(blocks):
+            for y in range(blocks):
+                for z in range(blocks):
+                    # A ray must not leap into the part that the finer level answers for.
+                    finer = level > 0 and min(x, y, z) >= low and max(x, y, z) < high
+                    place[x, y, z] = 0 if finer or words[level, x, y, z] != 0 else LEAP
+        for a in range(blocks):
+            for b in range(blocks):
+                _spread(place[a, b], out)
+                place[a, b] = out
+        for a in range(blocks):
+            for b in range(blocks):
+                _spread(place[a, :, b], out)
+                place[a, :, b] = out
+        for a in range(blocks):
+            for b in range(blocks):
+                _spread(place[:, a, b], out)
+                place[:, a, b] = out
+
+
+def finer_blocks(resolution: int) -> tuple[int, int]:
+    """The blocks of a level, low to high (exclusive) on each axis, that touch the finer level's box."""
+    quarter = resolution // 4
+    return quarter // 4, -(-3 * quarter // 4)
+
+
+def pack(density: NDArray[np.float32], limits: list[float], words: NDArray[np.int64]) -> None:
+    """Set the bit of each cell whose density is above its level's limit.
+
+    Args:
+        density: (levels, r, r, r).
+        limits: One a level.
+        words: (levels, r / 4, r / 4, r / 4), written.
+    """
+    for level, limit in enumerate(limits):
+        _pack(density, float(limit), level, words)
+
+
+def clear(words: NDArray[np.int64], clearance: NDArray[np.uint8]) -> None:
+    """Distance (Chebyshev, in blocks, at most `LEAP`) to the next block that is not empty or touches a finer level.
+
+    Args:
+        words: (levels, w, w, w).
+        clearance: (levels, w, w, w), written.
+    """
+    low, high = finer_blocks(4 * words.shape[1])
+    _clear(words, clearance, low, high)
