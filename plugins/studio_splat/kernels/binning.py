@@ -25,7 +25,7 @@ from .records import TILE, check_records
 from .shares import share
 from .tile_spans import measure_spans
 
-_MAX_DIGIT_BITS = 11
+_MAX_DIGIT_BITS = 12
 _MAX_SIDE = 8 * 65535
 _CHUNKS_PER_THREAD = 2
 

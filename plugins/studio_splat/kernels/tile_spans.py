@@ -72,9 +72,9 @@ def _measure_share(
         is_ellipse = determinant > 0.0 and a > 0.0
         if is_ellipse:
             level = level * np.float32(1.00001) + np.float32(1e-5)
-            scale = np.float32(4.0) * level / determinant
-            level = level + np.float32(5e-7) * scale * (a * c) * np.float32(2.0)
-            scale = np.float32(4.0) * level / determinant
+            spread = np.float32(4.0) / determinant
+            level = level + np.float32(5e-7) * (level * spread) * (a * c) * np.float32(2.0)
+            scale = level * spread
             half_x = math.sqrt(c * scale)
             half_y = math.sqrt(a * scale)
         half_x += np.float32(_PIXEL_SLACK)
@@ -93,7 +93,7 @@ def _measure_share(
             right_limit = np.float32(width - 1)
             # The extreme x is reached at ±y_extreme; within a band of rows, at the nearest row to that.
             y_extreme = -b * half_x / (np.float32(2.0) * c)
-            half_inverse = np.float32(0.5) / a
+            half_inverse = np.float32(2.0 * inverse)
             reach = np.float32(4.0) * a * level
             for row in range(0, rows, 16):
                 near = to_float(lane_index() + np.int32(first_row + row)) * TILE + (np.float32(0.5) - y)
