@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
+from studio.plugin.conditions import class_labels
 from studio_gan.attention import AttentionDiscriminator, AttentionGenerator, normalise_spectrally
 from studio_gan.average import MovingAverage
-from studio_gan.conditions import class_weights, evenly
 from studio_gan.config import GanConfig
 from studio_gan.convolutional import (
     ConvolutionalDiscriminator,
@@ -224,7 +224,7 @@ class GanGenerator(Generator):
         chosen = GanSampleOptions(**options)
         z = chosen.truncation * self._latents(n, generator or torch.Generator())
         if condition is None and self.num_classes:
-            condition = evenly(n, self.num_classes)
+            condition = [i % self.num_classes for i in range(n)]
         return self._leave(self._run(z, self._weights(condition, n), average=chosen.average))
 
     @torch.no_grad()
@@ -378,7 +378,8 @@ class GanGenerator(Generator):
             return None
         if condition is None:
             raise StudioError("The data set has no labels, which this model needs.", fix="Use --preset dcgan.")
-        return class_weights(condition, n, self.data_info).to(self.device)
+        labels = class_labels(condition, n, self.data_info)
+        return F.one_hot(labels, self.num_classes).float().to(self.device)
 
     def _enter(self, x: Tensor) -> Tensor:
         """Samples as the networks take them: points, or pictures in [−1, 1], as rows or padded to the side."""

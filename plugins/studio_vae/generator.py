@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
+from studio.plugin.conditions import class_labels
 from studio_vae.autoencoder import (
     CodeDecoder,
     CodeEncoder,
@@ -23,7 +24,6 @@ from studio_vae.autoencoder import (
     corrupt,
     sparsity_penalty,
 )
-from studio_vae.conditions import class_weights, evenly
 from studio_vae.config import VaeConfig
 from studio_vae.data_shape import NO_DATA, check_data, makes_pictures, nominal
 from studio_vae.distributions import bernoulli_log_prob, gaussian_log_prob
@@ -183,7 +183,7 @@ class VaeGenerator(Generator):
         if not self._variational:
             z = self.codes.draw(z)
         if condition is None and self.num_classes:
-            condition = evenly(n, self.num_classes)
+            condition = [i % self.num_classes for i in range(n)]
         decoded = self._decoded(z, self._weights(condition, n))
         x = self._mean(decoded)
         if chosen.noise and self._variational:
@@ -326,7 +326,7 @@ class VaeGenerator(Generator):
         if not self.num_classes:
             raise StudioError("A class grid needs a conditional model.", fix="Train with --preset cvae-mnist.")
         z = torch.randn(styles, self.config.latent_dim, generator=generator or torch.Generator()).to(self.device)
-        classes = self._weights(evenly(styles * self.num_classes, self.num_classes), styles * self.num_classes)
+        classes = torch.eye(self.num_classes, device=self.device).repeat(styles, 1)
         return self._leave(self._mean(self._decoded(z.repeat_interleave(self.num_classes, dim=0), classes)))
 
     @torch.no_grad()
@@ -366,7 +366,8 @@ class VaeGenerator(Generator):
             return None
         if condition is None:
             raise StudioError("The data set has no labels, which this model needs.", fix="Use --preset beta-vae.")
-        return class_weights(condition, n, self.data_info).to(self.device)
+        labels = class_labels(condition, n, self.data_info)
+        return F.one_hot(labels, self.num_classes).float().to(self.device)
 
     def _weights_of(self, entered: Tensor, condition: Condition | None) -> Tensor | None:
         """The same for given samples: their most likely classes where there is no condition."""
