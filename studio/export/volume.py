@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +23,12 @@ from studio.export.views import View
 _POINTS_AT_ONCE = 1 << 18
 _LEAST = 1e-3
 """Least absolute value: surfaces keep this part of a voxel away from its corners, so that no triangle degenerates."""
+_MANY = 0.25
+"""Share of the pictures that must show a place as hidden for it to be solid."""
+_REPAIRS = 20
+"""Most rounds of filling places where sheets of a surface touch."""
+_FILLED = 0.1
+"""Value that fills them."""
 _BAND = 3.0
 """Voxels in front of and behind a surface over which a depth picture says how far it is."""
 
@@ -91,10 +98,11 @@ def occupancy_volume(
     """Signed distance behind the surfaces of depth pictures, in bands of three voxels, from -1 to 1.
 
     Each view tells, for the voxels that it sees or that lie little behind what it sees, how far they are from its
-    surface (Curless and Levoy 1996); their mean is taken. A voxel that no view can tell of is inside: what is hidden
-    everywhere is taken for solid, which is what closes the surface.
+    surface (Curless and Levoy 1996); their mean is taken. What is hidden in many pictures and seen in none is
+    taken for solid, which closes the surface; what is in few pictures is outside.
     """
     total, weight = torch.zeros(len(grid)), torch.zeros(len(grid))
+    pictured = torch.zeros(len(grid))
     band = _BAND * grid.side
     for view in views:
         surface, solid = view.depth.flatten(), view.solid.flatten()
@@ -105,11 +113,12 @@ def occupancy_volume(
             counts = inside & (behind < 1)
             total[start:stop] += torch.where(counts, behind.clamp(min=-1), torch.zeros_like(behind))
             weight[start:stop] += counts
+            pictured[start:stop] += inside
         on_view()
-    known = weight > 0
     if not bool((total < 0).any()):
         raise StudioError("No render sees into the box of the export.", fix="Give another --crop.")
-    return torch.where(known, total / weight.clamp(min=1), torch.ones_like(total)).reshape(grid.shape)
+    hidden = torch.where(pictured >= _MANY * len(views), 1.0, -1.0)
+    return torch.where(weight > 0, total / weight.clamp(min=1), hidden).reshape(grid.shape)
 
 
 def marching_cubes(volume: Float[Tensor, "x y z"], grid: VoxelGrid) -> Mesh:
@@ -126,10 +135,31 @@ def marching_cubes(volume: Float[Tensor, "x y z"], grid: VoxelGrid) -> Mesh:
         raise StudioError("The volume is empty: there is no surface.", fix="Train the run further.")
     away = torch.where(volume >= 0, volume.clamp(min=_LEAST), volume.clamp(max=-_LEAST))
     padded = torch.nn.functional.pad(away, (1,) * 6, value=-1.0)
-    vertices, faces, _, _ = lewiner(padded.numpy(), level=0.0, gradient_direction="ascent")
+    for _ in range(_REPAIRS):
+        vertices, faces, _, _ = lewiner(padded.numpy(), level=0.0, gradient_direction="ascent")
+        pinched = _pinched_edges(faces)
+        if len(pinched) == 0:
+            break
+        # Where two sheets touch along an edge, the cube around it is filled: then they are one.
+        middle = vertices[pinched].mean(axis=1)
+        corner = torch.from_numpy(np.floor(middle)).long().clamp(min=1)
+        for step in torch.cartesian_prod(*[torch.arange(2)] * 3):
+            x, y, z = torch.minimum(corner + step, torch.tensor(padded.shape) - 2).unbind(-1)
+            padded[x, y, z] = padded[x, y, z].clamp(min=_FILLED)
     # Index 1 of the padded volume is the centre of the first voxel.
     placed = torch.from_numpy(vertices.copy()).double() - 0.5
     return Mesh((grid.low + placed * grid.side).float(), torch.from_numpy(faces.astype("int64")))
+
+
+def _pinched_edges(faces: np.ndarray) -> np.ndarray:
+    """Edges (n, 2) that do not belong to exactly two faces."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1).astype(np.int64)
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    edges = edges[order]
+    first = np.concatenate([[True], (edges[1:] != edges[:-1]).any(axis=1)])
+    starts = np.flatnonzero(first)
+    counts = np.diff(np.append(starts, len(edges)))
+    return edges[starts[counts != 2]]
 
 
 def require_marching_cubes() -> None:

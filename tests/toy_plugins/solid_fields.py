@@ -64,7 +64,7 @@ def ring(count: int = 14, distance: float = 2.0, size: int = 96) -> Cameras:
     across = (1 - height**2).sqrt()
     eyes = distance * torch.stack([across * angle.cos(), across * angle.sin(), height], dim=-1)
     poses = look_at(eyes, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    return Cameras.make(poses, width=size, height=size, fx=1.9 * size)
+    return Cameras.make(poses, width=size, height=size, fx=1.2 * size)
 
 
 def scene_of(cameras: Cameras, input_from_scene: Tensor, *, bounds: Tensor | None) -> Scene:

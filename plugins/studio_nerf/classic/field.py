@@ -69,6 +69,7 @@ class NerfField(Field):
         self._context: TrainingContext | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._rays = 0
+        self._precisions: dict[str, Precision] = {}
 
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         self.box.copy_(scene_box(scene))
@@ -148,7 +149,7 @@ class NerfField(Field):
             with self._precision().autocast():
                 pair = self._march_dense(batch.origins[rays], batch.directions[rays], _part(where, rays), generator)
                 errors = [(seen.color(background[rays]) - target[rays]).square().sum() for seen in pair]
-                ((errors[0] + errors[1]) / (3 * count)).backward()
+            ((errors[0] + errors[1]) / (3 * count)).backward()
             squares = [total + error.detach() for total, error in zip(squares, errors, strict=True)]
         coarse, fine = (total / (3 * count) for total in squares)
         return {"loss": coarse + fine, "psnr": _psnr(fine), "psnr_coarse": _psnr(coarse)}
@@ -180,8 +181,8 @@ class NerfField(Field):
                 noise=config.density_noise,
             )
             loss = (seen.color(background) - target).square().mean()
-            if len(seen.samples):
-                loss.backward()
+        if len(seen.samples):
+            loss.backward()
         self._rays = self._fitting_rays(seen.cost / count)
         return {"loss": loss.detach(), "psnr": _psnr(loss.detach()), "samples_a_ray": len(seen.samples) / count}
 
@@ -214,7 +215,6 @@ class NerfField(Field):
             where,
             self.box,
             step_size=self._step_size(),
-            chunk=_samples_at_once(self.device),
         )
 
     def _update_grid(self, generator: torch.Generator) -> None:
@@ -263,7 +263,10 @@ class NerfField(Field):
         return interval(origins, directions, self.box, near=near, far=self.config.far)
 
     def _precision(self) -> Precision:
-        return precision_for(select(str(self.device)), self.config.precision)
+        where = str(self.device)
+        if where not in self._precisions:
+            self._precisions[where] = precision_for(select(where), self.config.precision)
+        return self._precisions[where]
 
     def _fine_density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
         with torch.no_grad(), self._precision().autocast():
@@ -304,7 +307,8 @@ class NerfField(Field):
         """Unit vectors against the gradient of the density, out of the matter; zero where the gradient is."""
         found = []
         for part in points.split(_samples_at_once(self.device) // 2):
-            with torch.enable_grad():
+            # Differences of 16-bit numbers would be noise.
+            with torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
                 x = part.detach().requires_grad_()
                 density = self.fine.density_of(self.fine.features(to_cube(x, self.box)))
                 (gradient,) = torch.autograd.grad(density.sum(), x)

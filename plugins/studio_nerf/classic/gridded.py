@@ -38,7 +38,6 @@ class PackedField:
     density: Float[Tensor, " m"]
     weights: Float[Tensor, " m"]
     rgb: Float[Tensor, "m 3"]
-    """Black where the weight is too small to be seen."""
     cost: float
     """Work that was done, in samples with all their gradients."""
 
@@ -95,20 +94,11 @@ def march_to_see(
     box: Float[Tensor, "2 3"],
     *,
     step_size: float,
-    chunk: int = 1 << 14,
 ) -> PackedField:
-    """Even samples, the same every time; colour where a sample has any weight.
-
-    Args:
-        chunk: Samples whose activations are held at once.
-    """
+    """Even samples, the same every time, with all their colours; for few rays."""
     marched = grid.march(origins, directions, where.near, where.far, step_size=step_size, max_samples=MOST_SAMPLES)
-    points = to_cube(marched.positions(origins, directions), box)
-    density = torch.cat([network.density_of(network.features(part)) for part in points.split(chunk)])
-    weights, light = packed_weights(density, marched)
-    rgb = torch.zeros(len(marched), 3, device=origins.device)
-    encoded = positional_encoding(directions, DIRECTION_LEVELS)
-    seen = ((light >= EARLY_STOP) & (density * marched.lengths >= THINNEST)).nonzero()[:, 0]
-    for part in seen.split(chunk):
-        rgb[part] = network.color_of(network.features(points[part]), encoded[marched.ray_index[part]])
+    features = network.features(to_cube(marched.positions(origins, directions), box))
+    density = network.density_of(features)
+    weights, _ = packed_weights(density, marched)
+    rgb = network.color_of(features, positional_encoding(directions, DIRECTION_LEVELS)[marched.ray_index])
     return PackedField(marched, density, weights, rgb, float(len(marched)))

@@ -71,7 +71,7 @@ class RadianceMlp(nn.Module):
         self, features: Float[Tensor, "m 256"], noise: Float[Tensor, " m"] | None = None
     ) -> Float[Tensor, " m"]:
         """Density per scene unit, at least 0; `noise` is added before the activation (appendix A)."""
-        raw = self.density(features)[..., 0].float()
+        raw = _full(self.density(features)[..., 0])
         if noise is not None:
             raw = raw + noise
         return F.relu(raw) if self.density_activation == "relu" else F.softplus(raw - 1)
@@ -82,7 +82,7 @@ class RadianceMlp(nn.Module):
         """sRGB in (0, 1)."""
         bottleneck = self.bottleneck(features)
         hidden = F.relu(self.view(torch.cat([bottleneck, encoded_directions.to(bottleneck.dtype)], -1)), inplace=True)
-        return torch.sigmoid(self.rgb(hidden).float())
+        return torch.sigmoid(_full(self.rgb(hidden)))
 
     def forward(
         self, x: Float[Tensor, "m 3"], directions: Float[Tensor, "m 3"]
@@ -95,3 +95,8 @@ class RadianceMlp(nn.Module):
         """
         features = self.features(x)
         return self.density_of(features), self.color_of(features, positional_encoding(directions, DIRECTION_LEVELS))
+
+
+def _full(value: Tensor) -> Tensor:
+    """At least float32."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -51,17 +51,26 @@ def _is_clear(
     seen = (depth > 2 * radius) & photo.camera.sees(centers)
     if not bool(seen.any()):
         return seen
-    # Half of the side of a square that holds the ball's picture, by the nearest one; a pixel more for the photo's own
-    # filter. Wide lenses stretch less than this near their axis and the square is generous elsewhere.
+    # Half of the side of a square that holds the ball's picture, with some room for what perspective stretches off the
+    # axis, and a pixel more for the photo's own filter.
     focal = float(torch.maximum(photo.camera.fx, photo.camera.fy))
-    reach = 1 + int(1.5 * focal * radius / float((depth[seen] - radius).min()))
+    wanted = 1 + 1.1 * focal * radius / (depth - radius).clamp(min=radius)
     shown = (alpha >= _CLEAR).float()
     if photo.mask is not None:
         # What does not count could be anything.
         shown[~photo.mask] = 1.0
-    # Beyond the photo's edge there could be something, too.
-    shown = F.pad(shown, (reach, reach, reach, reach), value=1.0)
-    around = F.max_pool2d(shown[None, None], 2 * reach + 1, stride=1)[0, 0]
     column = pixel[:, 0].floor().long().clamp(0, width - 1)
     row = pixel[:, 1].floor().long().clamp(0, height - 1)
-    return seen & (around[row, column] == 0)
+    clear = torch.zeros_like(seen)
+    # Squares of a few sizes do for all depths; a cell whose square would fill the photo is left alone.
+    reach, smaller = 2, 0
+    while smaller < min(width, height) / 2:
+        chosen = (seen & (wanted > smaller) & (wanted <= reach)).nonzero()[:, 0]
+        if len(chosen):
+            # Beyond the photo's edge there could be something, too.
+            padded = F.pad(shown, (reach, reach, reach, reach), value=1.0)[None, None]
+            rows = F.max_pool2d(padded, (2 * reach + 1, 1), stride=1)
+            around = F.max_pool2d(rows, (1, 2 * reach + 1), stride=1)[0, 0]
+            clear[chosen] = around[row[chosen], column[chosen]] == 0
+        smaller, reach = reach, 2 * reach
+    return clear
