@@ -125,3 +125,5 @@ class DiffusionSampling(SampleOptions):
     """Scale of classifier-free guidance: 1 none, more follows the condition more closely."""
     strength: float = 0.6
     """Edit mode sdedit: share of the noise levels that the picture is sent through."""
+    factor: int = 4
+    """Edit mode super-resolution: how many times smaller a full-size picture is made before it is enlarged again."""

@@ -47,6 +47,7 @@ def edit_start(
     mask: Tensor | None,
     shape: tuple[int, ...],
     strength: float,
+    factor: int = 4,
 ) -> EditTask:
     """The task of an edit of pictures in the model's range.
 
@@ -59,9 +60,13 @@ def edit_start(
     if mode not in EDIT_MODES:
         raise StudioError(f"edit: there is no mode '{mode}'.", fix=f"Modes: {', '.join(EDIT_MODES)}.")
     planes, height, width = shape
-    if mode == "super-resolution":
-        return EditTask(_keeping(*_average_blocks(_factor(picture, shape)), picture))
     fits = picture.shape[2:] == (height, width)
+    if mode == "super-resolution":
+        if fits:
+            if factor < 2 or height % factor or width % factor:
+                raise StudioError(f"factor: {height}x{width} is not divisible by {factor}.", fix="Give 2 or 4.")
+            picture = F.avg_pool2d(picture, factor)
+        return EditTask(_keeping(*_average_blocks(_factor(picture, shape)), picture))
     if mode == "colorize":
         if planes != 3 or not fits:
             raise StudioError(

@@ -249,7 +249,8 @@ class DiffusionModel(Generator):
         """Change pictures without training anew; see `edit_modes`.
 
         Args:
-            picture: In [0, 1]; for super-resolution smaller than the model's pictures by a whole factor.
+            picture: In [0, 1]; for super-resolution smaller than the model's pictures by a whole
+                number, or of their size and made smaller by `factor` first.
             mask: (h, w) or (b, 1, h, w), 1 where the picture is to be painted anew; for inpaint.
             options: Fields of `DiffusionSampling`; `strength` counts for sdedit.
 
@@ -259,7 +260,7 @@ class DiffusionModel(Generator):
         chosen = self._options(options)
         levels = visited_levels(self.config.timesteps, chosen.steps)
         given = self._to_model(picture.to(self.device))
-        task = edit_start(mode, given, mask, self.data_info.sample_shape, chosen.strength)
+        task = edit_start(mode, given, mask, self.data_info.sample_shape, chosen.strength, chosen.factor)
         if task.share < 1.0:
             levels = visited_levels(
                 self.config.timesteps, chosen.steps, round(task.share * (self.config.timesteps - 1))

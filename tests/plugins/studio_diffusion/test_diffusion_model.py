@@ -205,6 +205,11 @@ def test_super_resolution_agrees_with_the_small_picture(trained: DiffusionModel)
     edited = trained.edit(small, "super-resolution", generator=torch.Generator().manual_seed(0), steps=10)
     assert edited.shape == (1, 1, SIZE, SIZE)
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(edited, 2), small, atol=0.02, rtol=0)
+    enlarged = torch.nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
+    again = trained.edit(enlarged, "super-resolution", generator=torch.Generator().manual_seed(0), steps=10, factor=2)
+    torch.testing.assert_close(again, edited, atol=1e-5, rtol=0)
+    with pytest.raises(StudioError, match="divided by a whole number"):
+        trained.edit(torch.zeros(1, 1, SIZE - 1, SIZE - 1), "super-resolution")
 
 
 def test_colourisation_keeps_the_grey() -> None:
@@ -249,7 +254,7 @@ def test_sdedit_keeps_more_with_less_strength(trained: DiffusionModel) -> None:
         ({"mode": "inpaint", "mask": torch.ones(SIZE, SIZE)}, "white everywhere"),
         ({"mode": "inpaint", "mask": torch.ones(3, 3)}, "3x3"),
         ({"mode": "colorize"}, "colour pictures"),
-        ({"mode": "super-resolution"}, "divided by a whole number"),
+        ({"mode": "super-resolution", "factor": 3}, "not divisible by 3"),
         ({"mode": "sdedit", "strength": 0.0}, "strength"),
         ({"mode": "sdedit", "steps": 51}, "50 noise levels"),
         ({"mode": "sdedit", "eta": 2.0}, "eta"),
