@@ -54,40 +54,32 @@ def _pack(density: np.ndarray, limit: float, level: int, words: np.ndarray) -> N
 
 
 @cache.device
-def _spread(line: np.ndarray, out: np.ndarray) -> None:
-    """out[i] = min over j of max(|i − j|, line[j]): one axis of the Chebyshev distance."""
+def _spread(place: np.ndarray, first: int, stride: int, line: np.ndarray) -> None:
+    """Along one line of blocks, d(i) becomes min over j of max(|i − j|, d(j)): one axis of the Chebyshev distance."""
     count = line.shape[0]
+    for i in range(count):
+        line[i] = place[first + i * stride]
     for i in range(count):
         best = LEAP
         for j in range(max(0, i - LEAP), min(count, i + LEAP + 1)):
             best = min(best, max(abs(i - j), np.int64(line[j])))
-        out[i] = best
+        place[first + i * stride] = best
 
 
-@cache.kernel("void(i8[:,:,:,::1], u1[:,:,:,::1], i8, i8)")
-def _clear(words: np.ndarray, clearance: np.ndarray, low: int, high: int) -> None:
-    blocks = words.shape[1]
-    out = np.empty(blocks, np.uint8)
-    for level in range(words.shape[0]):
-        place = clearance[level]
-        for x in range(blocks):
-            for y in range(blocks):
-                for z in range(blocks):
-                    # A ray must not leap into the part that the finer level answers for.
-                    finer = level > 0 and min(x, y, z) >= low and max(x, y, z) < high
-                    place[x, y, z] = 0 if finer or words[level, x, y, z] != 0 else LEAP
-        for a in range(blocks):
-            for b in range(blocks):
-                _spread(place[a, b], out)
-                place[a, b] = out
-        for a in range(blocks):
-            for b in range(blocks):
-                _spread(place[a, :, b], out)
-                place[a, :, b] = out
-        for a in range(blocks):
-            for b in range(blocks):
-                _spread(place[:, a, b], out)
-                place[:, a, b] = out
+@cache.kernel("void(i8[::1], u1[::1], i8, i8, i8)")
+def _clear(words: np.ndarray, clearance: np.ndarray, blocks: int, low: int, high: int) -> None:
+    line = np.empty(blocks, np.uint8)
+    area = blocks * blocks
+    for block in range(words.shape[0]):
+        z, y, x = block % blocks, block // blocks % blocks, block // area % blocks
+        # A ray must not leap into the part that the finer level answers for.
+        finer = block >= area * blocks and min(x, y, z) >= low and max(x, y, z) < high
+        clearance[block] = 0 if finer or words[block] != 0 else LEAP
+    strides = (1, blocks, area)
+    for stride in strides:
+        for rank in range(words.shape[0] // blocks):
+            # The lines of this axis: all blocks whose place along it is 0.
+            _spread(clearance, rank // stride * stride * blocks + rank % stride, stride, line)
 
 
 def finer_blocks(resolution: int) -> tuple[int, int]:
@@ -115,5 +107,5 @@ def clear(words: NDArray[np.int64], clearance: NDArray[np.uint8]) -> None:
         words: (levels, w, w, w).
         clearance: (levels, w, w, w), written.
     """
-    low, high = finer_blocks(4 * words.shape[1])
-    _clear(words, clearance, low, high)
+    blocks = words.shape[1]
+    _clear(words.reshape(-1), clearance.reshape(-1), blocks, *finer_blocks(4 * blocks))
