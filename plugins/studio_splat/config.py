@@ -55,6 +55,9 @@ class SplatConfig(PluginConfig):
     """Share of the training between rises of the colour's degree, from 0 up to sh-degree."""
     max_gaussians: int = 120_000
     """Cap on the number of Gaussians."""
+    gaussians_per_step: float = 0.0
+    """Cap on the number of Gaussians for each step of the training, which a short one reaches first; 0: none (budget
+    strategy)."""
     initial: Literal["auto", "points", "hull", "random"] = "auto"
     """First Gaussians: the scene's points, the visual hull of alpha photos, or random in the bounds."""
     initial_count: int = 20_000
@@ -107,6 +110,12 @@ class SplatConfig(PluginConfig):
     """Steps between refinements."""
     refine_stop: float = 0.8
     """Share of the training after which the count stays (budget strategy)."""
+    prune_weight: float = 0.1
+    """Gaussians that show less than this share of what the mean one does, by blending weight over the photos, make room
+    for others (budget strategy); 0: none."""
+    tile_budget: float = 0.0
+    """Most Gaussians in a screen tile, on average; beyond, those that show least for the tiles they cost are removed
+    (budget strategy). Tiles are 8x8 pixels on the CPU, 16x16 elsewhere; 0: no limit."""
     absgrad: bool = True
     """Rank and threshold by absolute screen-space gradients (AbsGS)."""
     revised_opacity: bool = False

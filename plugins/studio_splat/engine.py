@@ -44,6 +44,8 @@ class StepOptions:
     scale_reg: float
     collect_stats: bool
     """Whether density control will still read the statistics."""
+    weigh: bool = False
+    """Whether to count what each Gaussian shows and costs, too."""
 
 
 class Engine(Protocol):
@@ -97,7 +99,7 @@ class Engine(Protocol):
         """Moments, counters, statistics and corrections, not the parameters; the same for all engines.
 
         'steps', 'first' and 'second' (n, 11 + 3 (degree + 1)^2) with the columns of the training layout, 'statistics'
-        (n, 3), 'exposure' and 'poses'.
+        (n, 3), 'weighed' (n, 2) or None with 'tiles', 'exposure' and 'poses'.
         """
         ...
 

@@ -16,7 +16,7 @@ from studio.kernels.workspace import Workspace
 from studio_splat.config import SplatConfig
 from studio_splat.corrections import PoseCorrection, make_exposure
 from studio_splat.engine import StepOptions, Target, psnr_from_mse
-from studio_splat.kernels.binning import bin_splats
+from studio_splat.kernels.binning import Tiles, bin_splats
 from studio_splat.kernels.layout import (
     LANES,
     aligned_empty,
@@ -34,7 +34,7 @@ from studio_splat.kernels.photo import compose, mean_squared_error
 from studio_splat.kernels.projection import project_forward
 from studio_splat.kernels.projection_backward import STATISTICS_ROWS, AdamSettings, project_backward_adam
 from studio_splat.kernels.raster_backward import rasterize_backward
-from studio_splat.kernels.raster_forward import rasterize_forward
+from studio_splat.kernels.raster_forward import Raster, rasterize_forward
 from studio_splat.kernels.view import CameraModel, View
 from studio_splat.memory import drawing_bytes, require_memory, training_bytes
 from studio_splat.normals import facing_normals
@@ -57,6 +57,8 @@ class CpuEngine:
         self._first: NDArray[np.float32] | None = None
         self._second: NDArray[np.float32] | None = None
         self._statistics = aligned_zeros((0, STATISTICS_ROWS, 16))
+        self._weighed: NDArray[np.float32] | None = None
+        self._tiles = 0.0
         self._training, self._drawing = Workspace(), Workspace()
         self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
@@ -71,7 +73,11 @@ class CpuEngine:
         self.steps = 0
         self._blocks = _pack(params)
         self._first = self._second = None
+        self._clear_statistics()
+
+    def _clear_statistics(self) -> None:
         self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, LANES))
+        self._weighed, self._tiles = None, 0.0
 
     def _moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Adam's moments; there are none until something is trained."""
@@ -159,7 +165,25 @@ class CpuEngine:
         )
         if self._poses is not None and pose_gradient is not None:
             self._poses.update(target.index, pose, torch.from_numpy(pose_gradient))
+        if options.weigh:
+            self._weigh(records, tiles, raster, work)
         return figures
+
+    def _weigh(self, records: NDArray[np.float32], tiles: Tiles, raster: Raster, work: Workspace) -> None:
+        """Add what each Gaussian shows of this photo, and in how many tiles it is blended."""
+        if self._weighed is None:
+            self._weighed = np.zeros((self.count, 2), np.float32)
+        # The picture's derivative by a colour is the blending weight.
+        red = work.array("step.red", raster.image.shape)
+        red.fill(0)
+        red[0] = 1
+        self._weighed[:, 0] += rasterize_backward(records, tiles, raster, work, red).rows[: self.count, 6]
+        lengths = tiles.count.astype(np.int64)
+        # Positions in `ids`: lists start where they were put, but have been shortened since.
+        gaps = tiles.start[: len(lengths)] - np.cumsum(lengths) + lengths
+        listed = tiles.ids[np.repeat(gaps, lengths) + np.arange(lengths.sum())]
+        self._weighed[:, 1] += np.bincount(listed, minlength=self.count)[: self.count]
+        self._tiles += len(lengths)
 
     def explore(self, strength: float, generator: torch.Generator) -> None:
         seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -167,7 +191,11 @@ class CpuEngine:
 
     def stats(self) -> RefineStats:
         grad_sum, count, max_radius = self._rows(self._statistics).unbind(dim=1)
-        return RefineStats(grad_sum, count, max_radius)
+        stats = RefineStats(grad_sum, count, max_radius)
+        if self._weighed is not None:
+            stats.weight, stats.pairs = torch.from_numpy(self._weighed.copy()).unbind(dim=1)
+            stats.tiles = self._tiles
+        return stats
 
     def apply(self, edit: Edit) -> None:
         # Along a space-filling curve the Gaussians of a block are seen together, so whole blocks can be skipped.
@@ -186,7 +214,7 @@ class CpuEngine:
                 moved[:, 10] = 0
             moments.append(moved)
         self._first, self._second = moments
-        self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, LANES))
+        self._clear_statistics()
 
     def _rates(self, rates: LearningRates) -> NDArray[np.float32]:
         row = np.empty(self._blocks.shape[1], np.float32)
@@ -256,6 +284,8 @@ class CpuEngine:
             "first": self._rows(first),
             "second": self._rows(second),
             "statistics": self._rows(self._statistics),
+            "weighed": None if self._weighed is None else torch.from_numpy(self._weighed.copy()),
+            "tiles": self._tiles,
             "exposure": None if self._exposure is None else self._exposure.state(),
             "poses": None if self._poses is None else self._poses.state(),
         }
@@ -264,6 +294,9 @@ class CpuEngine:
         self.steps = state["steps"]
         self._first, self._second = self._lanes(state["first"]), self._lanes(state["second"])
         self._statistics = self._lanes(state["statistics"])
+        weighed = state["weighed"]
+        self._weighed = None if weighed is None else weighed.cpu().numpy().copy()
+        self._tiles = state["tiles"]
         if self._exposure is not None:
             self._exposure.load_state(state["exposure"])
         if self._poses is not None:

@@ -55,6 +55,8 @@ class TorchEngine:
         self._first: Tensor | None = None
         self._second: Tensor | None = None
         self._statistics = torch.zeros(0, 3, dtype=dtype)
+        self._weighed: Tensor | None = None
+        self._tiles = 0.0
         self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
 
@@ -75,6 +77,7 @@ class TorchEngine:
         self._table = _join(params).to(self.dtype)
         self._first = self._second = None
         self._statistics = self._table.new_zeros(count, 3)
+        self._weighed, self._tiles = None, 0.0
         for correction in (self._exposure, self._poses):
             if correction is not None:
                 correction.to(device)
@@ -133,6 +136,8 @@ class TorchEngine:
         gradients = torch.where(sound, table.grad, 0)
         if options.collect_stats:
             self._collect(meta, sound)
+        if options.weigh:
+            self._weigh(photo.camera, viewmat.detach())
         self._update(gradients, options)
         if self._poses is not None and viewmat.grad is not None:
             self._poses.update(index, viewmat.detach(), torch.where(sound, viewmat.grad, 0))
@@ -210,6 +215,19 @@ class TorchEngine:
         share = radii.amax(dim=-1) / size.amax()
         self._statistics[:, 2] = torch.maximum(self._statistics[:, 2], share)
 
+    def _weigh(self, camera: Cameras, viewmat: Float[Tensor, "4 4"]) -> None:
+        """Add what each Gaussian shows of this photo, and in how many tiles its bounding box is."""
+        if self._weighed is None:
+            self._weighed = self._table.new_zeros(self.count, 2)
+        # The picture's derivative by a colour is the blending weight.
+        colors = torch.ones_like(self._table[:, _GEOMETRY["means"]]).requires_grad_()
+        image, _, meta = self._rasterize(self._table, camera, viewmat, self.config.sh_degree, None, colors=colors)
+        image[..., 0].sum().backward()
+        assert colors.grad is not None
+        self._weighed[:, 0] += colors.grad[:, 0]
+        self._weighed[:, 1] += meta["tiles_per_gauss"][0]
+        self._tiles += meta["tile_width"] * meta["tile_height"]
+
     def _update(self, gradients: Float[Tensor, "n r"], options: StepOptions) -> None:
         """Adam (Kingma and Ba, algorithm 1) on the Gaussians that have a gradient, as `project_backward_adam` does."""
         used = 11 + 3 * (options.sh_degree + 1) ** 2
@@ -239,7 +257,11 @@ class TorchEngine:
 
     def stats(self) -> RefineStats:
         grad_sum, count, max_radius = self._statistics.unbind(dim=1)
-        return RefineStats(grad_sum, count, max_radius)
+        stats = RefineStats(grad_sum, count, max_radius)
+        if self._weighed is not None:
+            stats.weight, stats.pairs = self._weighed.unbind(dim=1)
+            stats.tiles = self._tiles
+        return stats
 
     def apply(self, edit: Edit) -> None:
         kept = (~edit.fresh).to(self.dtype)[:, None]
@@ -250,6 +272,7 @@ class TorchEngine:
         self._table = _join(edit.params).to(self._table)
         self._first, self._second = first, second
         self._statistics = self._table.new_zeros(self.count, 3)
+        self._weighed, self._tiles = None, 0.0
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -280,6 +303,8 @@ class TorchEngine:
             "first": first.clone(),
             "second": second.clone(),
             "statistics": self._statistics.clone(),
+            "weighed": None if self._weighed is None else self._weighed.clone(),
+            "tiles": self._tiles,
             "exposure": None if self._exposure is None else self._exposure.state(),
             "poses": None if self._poses is None else self._poses.state(),
         }
@@ -288,6 +313,9 @@ class TorchEngine:
         self.steps = state["steps"]
         self._first, self._second = (state[name].to(self._table, copy=True) for name in ("first", "second"))
         self._statistics = state["statistics"].to(self._table, copy=True)
+        weighed = state["weighed"]
+        self._weighed = None if weighed is None else weighed.to(self._table, copy=True)
+        self._tiles = state["tiles"]
         if self._exposure is not None:
             self._exposure.load_state(state["exposure"])
         if self._poses is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -252,6 +253,9 @@ class SplatField(Field):
             uses_absgrad=config.absgrad,
             refine_every=config.refine_every,
             stop=config.refine_stop,
+            per_step=config.gaussians_per_step or math.inf,
+            prune_weight=config.prune_weight,
+            tile_budget=config.tile_budget,
         )
 
     def step_cost(self, progress: float) -> float:
@@ -276,7 +280,9 @@ class SplatField(Field):
         progress = context.progress(step)
         assert self._strategy is not None
         engine = self.engine()
-        rates = learning_rates(config, self.scene_info.camera_extent, progress, context.expected_steps(step))
+        expected = context.expected_steps(step)
+        self._strategy.expect(expected)
+        rates = learning_rates(config, self.scene_info.camera_extent, progress, expected)
         target = self._target(batch.photos[0], batch.indices[0])
         metrics = engine.step(
             target,
@@ -287,6 +293,7 @@ class SplatField(Field):
                 opacity_reg=config.opacity_reg,
                 scale_reg=config.scale_reg,
                 collect_stats=self._strategy.reads_stats(progress),
+                weigh=self._strategy.weighs(progress),
             ),
         )
         self._ahead = True

@@ -116,6 +116,12 @@ class AdaptiveStrategy:
     def reads_stats(self, progress: float) -> bool:
         return progress < self.stop
 
+    def weighs(self, progress: float) -> bool:
+        return False
+
+    def expect(self, total_steps: float) -> None:
+        """Nothing here follows the number of steps."""
+
     def state(self) -> dict[str, Any]:
         return {"resets": self._resets}
 

@@ -28,6 +28,12 @@ class RefineStats:
     """Views in which it was visible."""
     max_radius: Float[Tensor, " n"]
     """Largest half extent on screen, as a share of the longer image side."""
+    weight: Float[Tensor, " n"] | None = None
+    """Blending weight, summed over the pixels of the photos; None unless the strategy wants it (`weighs`)."""
+    pairs: Float[Tensor, " n"] | None = None
+    """Tiles that it was listed in, summed over the photos; given with `weight`."""
+    tiles: float = 0.0
+    """Tiles of these photos in all."""
 
     @property
     def mean_grad(self) -> Float[Tensor, " n"]:
@@ -68,6 +74,14 @@ class Strategy(Protocol):
 
     def reads_stats(self, progress: float) -> bool:
         """Whether statistics of training steps at this point will still be read; collecting them takes time."""
+        ...
+
+    def weighs(self, progress: float) -> bool:
+        """Whether training steps at this point shall also count what each Gaussian shows and costs; takes time."""
+        ...
+
+    def expect(self, total_steps: float) -> None:
+        """Told before each step how many steps the whole training will have (a guess where a budget ends it)."""
         ...
 
     def state(self) -> dict[str, Any]: ...

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from studio_splat.strategy.base import Edit, Params, RefineStats, compose, keep_all, rotation_matrices
+
+FEWEST_VIEWS = 5
+"""Photos that must have had a Gaussian in view before it is removed for showing too little."""
 
 
 @dataclass
@@ -36,6 +40,18 @@ class BudgetStrategy:
     prune_opacity: float = 0.01
     prune_fraction: float = 0.5
     """Gaussians larger than this share of the scene's extent are removed."""
+    per_step: float = math.inf
+    """Gaussians for each step of the training, where that makes fewer than `target`: short ones cannot teach many."""
+    prune_weight: float = 0.0
+    """Gaussians that show less than this share of the mean, in the photos that could see them, are removed."""
+    tile_budget: float = 0.0
+    """Gaussians in a tile, on average, above which those that show least for their tiles are removed; 0: no limit."""
+    weigh_start: float = 0.25
+    weigh_every: float = 0.125
+    """What Gaussians show is counted for one interval between refinements at the start and at every such share."""
+    _goal: int | None = None
+    _weighings: int = 0
+    _weighing: bool = False
 
     def due(self, step: int, progress: float) -> bool:
         return step % self.refine_every == 0 and self.start < progress < self.stop
@@ -43,7 +59,11 @@ class BudgetStrategy:
     def count_at(self, progress: float) -> int:
         """Target count at a point of the training."""
         share = min(max((progress - self.start) / (self.stop - self.start), 0.0), 1.0)
-        return round(self.initial + max(self.target - self.initial, 0) * share**self.growth)
+        goal = self.target if self._goal is None else self._goal
+        return round(self.initial + max(goal - self.initial, 0) * share**self.growth)
+
+    def expect(self, total_steps: float) -> None:
+        self._goal = min(self.target, max(int(min(self.per_step * total_steps, self.target)), self.initial))
 
     def after_step(
         self, step: int, progress: float, params: Params, stats: RefineStats, generator: torch.Generator
@@ -52,18 +72,48 @@ class BudgetStrategy:
             return None
         size = params["scales"].amax(dim=-1).exp()
         remove = (torch.sigmoid(params["opacities"]) < self.prune_opacity) | (size > self.prune_fraction * self.extent)
+        over_budget = False
+        if stats.weight is not None:
+            idle, over_budget = self._idle(stats)
+            remove |= idle
+            self._weighings += 1
+        due = self.weigh_start + self.weigh_every * self._weighings
+        self._weighing = (self.prune_weight > 0 or self.tile_budget > 0) and progress >= due
         kept = ~remove
         count = int(kept.sum())
         # When everything looks prunable, the statistics have failed, not the Gaussians.
         if count == 0:
             return keep_all(params)
         score = torch.where(kept, stats.mean_grad, torch.zeros_like(stats.mean_grad))
-        wanted = min(max(self.count_at(progress) - count, 0), count, int((score > 0).sum()))
+        wanted = 0 if over_budget else max(self.count_at(progress) - count, 0)
+        wanted = min(wanted, count, int((score > 0).sum()))
         parents = score.topk(wanted).indices.sort().values
         kept[parents] = False
         children = [self._child(params, parents, side) for side in (-1.0, 1.0)]
         merged = {name: torch.cat([child[name] for child in children]) for name in params}
         return compose(params, kept.nonzero()[:, 0], torch.cat([parents, parents]), merged)
+
+    def _idle(self, stats: RefineStats) -> tuple[Bool[Tensor, " n"], bool]:
+        """Gaussians that show too little, and whether tiles listed more of them than the budget allows.
+
+        Of those that few photos could see, little is known: they stay.
+        """
+        assert stats.weight is not None
+        assert stats.pairs is not None
+        judged = stats.count >= FEWEST_VIEWS
+        if not bool(judged.any()):
+            return judged, False
+        shown = stats.weight / stats.count.clamp(min=1)
+        idle = judged & (shown < self.prune_weight * shown[judged].mean())
+        excess = float(stats.pairs.sum()) - self.tile_budget * stats.tiles
+        if self.tile_budget <= 0 or excess <= 0:
+            return idle, False
+        # Those removed already count towards it: they come first.
+        worth = torch.where(judged, stats.weight / stats.pairs.clamp(min=1), torch.inf)
+        order = torch.where(idle, -1.0, worth).argsort()
+        before = stats.pairs[order].cumsum(0) - stats.pairs[order]
+        idle[order[before < excess]] = True
+        return idle & judged, True
 
     def _child(self, params: Params, parents: Tensor, side: float) -> dict[str, Tensor]:
         """One of two halves beside each other on the long axis, so that together they cover the parent."""
@@ -76,11 +126,15 @@ class BudgetStrategy:
         child["scales"] += shrink
         return child
 
+    def weighs(self, progress: float) -> bool:
+        return self._weighing and progress < self.stop
+
     def reads_stats(self, progress: float) -> bool:
         return progress < self.stop
 
     def state(self) -> dict[str, Any]:
-        return {"initial": self.initial}
+        return {"initial": self.initial, "weighings": self._weighings, "weighing": self._weighing}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.initial = state["initial"]
+        self._weighings, self._weighing = state["weighings"], state["weighing"]

@@ -67,6 +67,12 @@ class McmcStrategy:
     def reads_stats(self, progress: float) -> bool:
         return False
 
+    def weighs(self, progress: float) -> bool:
+        return False
+
+    def expect(self, total_steps: float) -> None:
+        """Nothing here follows the number of steps."""
+
     def state(self) -> dict[str, Any]:
         return {}
 

@@ -16,7 +16,9 @@ from studio_splat.engine import Engine, Target
 from studio_splat.engine_cpu import CpuEngine
 from studio_splat.engine_torch import TorchEngine
 from studio_splat.kernels.layout import morton_order
+from studio_splat.schedule import LearningRates
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy
+from studio_splat.strategy.base import keep_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,6 +108,38 @@ def test_several_steps_stay_together(variant: str, model: str) -> None:
         apart = (value - autograd.parameters()[name]).abs().mean()
         # Adam turns a gradient that is lost in rounding into a whole step: all cannot agree, nearly all must.
         assert float(apart) < 0.02 * float(moved), name
+
+
+def test_both_weigh_what_each_gaussian_shows() -> None:
+    """The weights of all Gaussians add up to the opacity of the pictures, and the counts survive in the state."""
+    engines, targets = make_engines(), make_targets("pinhole")
+    rates = LearningRates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    for engine in engines:
+        assert engine.stats().weight is None
+        for target in targets:
+            engine.step(target, step_options(rates=rates, weigh=True))
+    cpu, autograd = (engine.stats() for engine in engines)
+    assert cpu.weight is not None
+    assert autograd.weight is not None
+    assert_close(cpu.weight, autograd.weight, 1e-4, "weight")
+    shown = sum(
+        float(engines[1].render(t.photo.camera, ("opacity",), torch.zeros(3))["opacity"].sum()) for t in targets
+    )
+    assert float(cpu.weight.sum()) == pytest.approx(shown, rel=1e-4)
+    for stats in (cpu, autograd):
+        assert stats.pairs is not None
+        assert stats.weight is not None
+        assert not bool(((stats.pairs == 0) & (stats.weight > 0)).any())
+        assert float(stats.pairs.max()) <= stats.tiles
+    other = CpuEngine(SplatConfig(), 3)
+    other.load(make_gaussians())
+    other.load_state(engines[0].state())
+    again = other.stats()
+    assert again.weight is not None
+    assert torch.equal(again.weight, cpu.weight)
+    assert again.tiles == cpu.tiles
+    other.apply(keep_all(other.parameters()))
+    assert other.stats().weight is None, "an edit starts the count anew"
 
 
 def test_a_low_degree_leaves_the_higher_coefficients_alone() -> None:

@@ -237,6 +237,69 @@ def test_budget_splits_by_score_and_prunes_the_faint() -> None:
     assert float(offsets[:, 1].abs().min()) > 0.01
 
 
+def test_budget_follows_the_length_of_the_training() -> None:
+    strategy = BudgetStrategy(extent=10.0, target=500, initial=60, per_step=0.1)
+    for steps, count in [(1e9, 500), (2_000, 200), (10, 60)]:
+        strategy.expect(steps)
+        assert strategy.count_at(1.0) == count
+    unlimited = BudgetStrategy(extent=10.0, target=500, initial=60)
+    unlimited.expect(10)
+    assert unlimited.count_at(1.0) == 500
+
+
+def weighed(weight: list[float], pairs: list[float], views: list[float], tiles: float = 100.0) -> RefineStats:
+    stats = RefineStats(torch.ones(len(views)), torch.tensor(views), torch.zeros(len(views)))
+    stats.weight, stats.pairs, stats.tiles = torch.tensor(weight), torch.tensor(pairs), tiles
+    return stats
+
+
+def test_budget_moves_gaussians_that_show_next_to_nothing() -> None:
+    strategy = BudgetStrategy(extent=10.0, target=5, initial=5, start=0.0, refine_every=1, prune_weight=0.1)
+    params = make_params([0.5] * 5, [0.1] * 5)
+    # Per view: 4, 0.1, 5, 0.1 and 0.2; the fourth was in view too rarely to be judged.
+    stats = weighed([40.0, 1.0, 25.0, 0.4, 3.0], [10.0] * 5, [10.0, 10.0, 5.0, 4.0, 15.0])
+    stats.grad_sum = torch.tensor([10.0, 1.0, 50.0, 1.0, 1.0])
+    edit = strategy.after_step(1, 0.4, params, stats, seeded())
+    assert edit is not None
+    # Gaussians 1 and 4 make room for halves of the two that score highest.
+    assert edit.source.tolist() == [3, 0, 2, 0, 2]
+    assert_whole(edit, params)
+
+
+def test_a_tile_budget_removes_what_shows_least_for_its_tiles() -> None:
+    strategy = BudgetStrategy(extent=10.0, target=50, initial=4, start=0.0, refine_every=1, tile_budget=0.3)
+    params = make_params([0.5] * 4, [0.1] * 4)
+    # 40 pairs where 30 are allowed. Shown for each pair: 5, 0.5, 1 and 3.
+    stats = weighed([50.0, 4.0, 10.0, 36.0], [10.0, 8.0, 10.0, 12.0], [10.0] * 4)
+    edit = strategy.after_step(1, 0.4, params, stats, seeded())
+    assert edit is not None
+    assert edit.source.tolist() == [0, 3], "none is split while the budget is exceeded"
+    within = strategy.after_step(1, 0.4, params, weighed([50.0, 4.0, 10.0, 36.0], [7.0] * 4, [10.0] * 4), seeded())
+    assert within is not None
+    assert set(within.source.tolist()) == {0, 1, 2, 3}
+
+
+def test_weighing_takes_one_interval_at_a_time() -> None:
+    strategy = BudgetStrategy(
+        extent=10.0, target=3, initial=3, start=0.0, stop=0.8, refine_every=1, prune_weight=0.1, weigh_every=0.25
+    )
+    params, seen = make_params([0.5] * 3, [0.1] * 3), []
+    for step, progress in enumerate((0.1, 0.25, 0.3, 0.4, 0.55, 0.6, 0.7), 1):
+        counted = strategy.weighs(progress)
+        seen.append(counted)
+        stats = weighed([1.0] * 3, [1.0] * 3, [9.0] * 3) if counted else make_stats([1.0] * 3)
+        strategy.after_step(step, progress, params, stats, seeded())
+        again = BudgetStrategy(extent=10.0, target=3, initial=3, prune_weight=0.1)
+        again.load_state(strategy.state())
+        assert again.weighs(progress) == strategy.weighs(progress)
+    # Due at 0.25 and 0.5: counted from the next refinement to the one after.
+    assert seen == [False, False, True, False, False, True, False]
+    assert not strategy.weighs(0.9)
+    never = BudgetStrategy(extent=10.0, target=3, initial=3, start=0.0, refine_every=1)
+    never.after_step(1, 0.5, params, make_stats([1.0] * 3), seeded())
+    assert not never.weighs(0.5)
+
+
 def test_budget_with_more_than_its_target_adds_none() -> None:
     strategy = BudgetStrategy(extent=10.0, target=3, initial=5)
     params = make_params([0.5] * 5, [0.1] * 5)
