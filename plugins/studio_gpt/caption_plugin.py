@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
+from studio_gpt.beam import beam_search
 from studio_gpt.config import CaptionConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
@@ -44,6 +45,8 @@ class CaptionOptions(SampleOptions):
     """Draw from the likeliest tokens that together have this probability."""
     max_tokens: int = 64
     """Most tokens of a caption."""
+    beams: int = 1
+    """Above 1: search for the likeliest caption with this many open ones."""
 
     def for_text(self, temperature: float, room: int) -> TextOptions:
         """The chain of `studio_gpt.decoding`, without penalty, as captions repeat 'a' and 'of'.
@@ -54,7 +57,12 @@ class CaptionOptions(SampleOptions):
         """
         chosen = temperature if self.temperature is None else self.temperature
         options = TextOptions(
-            chosen, self.top_k, self.top_p, repetition_penalty=1.0, max_tokens=min(self.max_tokens, room)
+            temperature=chosen,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=1.0,
+            max_tokens=min(self.max_tokens, room),
+            beams=self.beams,
         )
         options.check()
         return options
@@ -213,6 +221,8 @@ class Captioner(Generator):
         self, prefix: Tensor, begins: Sequence[Sequence[int]], options: TextOptions, generator: torch.Generator
     ) -> list[str]:
         tokenizer = self.tokenizer
+        if options.beams > 1:
+            return [tokenizer.decode(self._search(prefix[i : i + 1], begin, options)) for i, begin in enumerate(begins)]
         made: list[list[int]] = [[] for _ in begins]
         for tokens, new in continue_texts(
             _PictureReader(self.decoder, prefix),
@@ -220,12 +230,23 @@ class Captioner(Generator):
             options,
             generator,
             end=tokenizer.eos,
-            banned=(tokenizer.bos, tokenizer.unk, tokenizer.pad),
+            banned=tokenizer.never_drawn,
             device=self.device,
         ):
             for row in new.nonzero()[:, 0].tolist():
                 made[row].append(int(tokens[row]))
         return [tokenizer.decode(row) for row in made]
+
+    def _search(self, prefix: Tensor, begin: Sequence[int], options: TextOptions) -> list[int]:
+        return beam_search(
+            _PictureReader(self.decoder, prefix),
+            begin,
+            beams=options.beams,
+            max_tokens=options.max_tokens,
+            end=self.tokenizer.eos,
+            banned=self.tokenizer.never_drawn,
+            device=self.device,
+        )
 
     @torch.no_grad()
     def log_likelihood(
@@ -272,3 +293,6 @@ class _PictureReader:
     def read(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n vocab"]:
         prefix, self._prefix = self._prefix, None
         return self._decoder.head(self._decoder.read(tokens, self._state, prefix)[:, -1])
+
+    def select(self, rows: Int[Tensor, " m"]) -> None:
+        self._state.select(rows)

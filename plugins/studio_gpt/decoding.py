@@ -51,6 +51,9 @@ class TextOptions(SampleOptions):
     """Divide the logit of a token by this for each time it occurred; 1: none."""
     max_tokens: int = 256
     """Most tokens of a sample, besides its prompt."""
+    beams: int = 1
+    """Above 1: search for the likeliest text with this many open ones, instead of drawing; all else but max-tokens is
+    without effect then."""
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -65,6 +68,7 @@ class TextOptions(SampleOptions):
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
             ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("beams", self.beams >= 1, "1 or more"),
         ]
         for name, holds, wanted in rules:
             if not holds:

@@ -91,7 +91,7 @@ def linear_cross_entropy(
     kind = hidden.device.type
     # Inside, products are in the number format that autocast would choose, and everything else is float32.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, ignore, dtype)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, ignore, dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -140,6 +140,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [gradient * upstream for gradient in ctx.saved_tensors]
         return gradients[0], gradients[1], gradients[2] if len(gradients) == 3 else None, None, None, None

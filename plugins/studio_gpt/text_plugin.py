@@ -13,6 +13,7 @@ from torch import Tensor
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, TokenBatch, TokenRequest, TrainingContext
+from studio_gpt.beam import beam_search
 from studio_gpt.config import GPTConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
@@ -147,6 +148,8 @@ class TextGenerator(Generator):
         return prompts
 
     def _continue(self, encoded: list[list[int]], options: TextOptions, generator: torch.Generator) -> list[str]:
+        if options.beams > 1:
+            return [self.tokenizer.decode(self._search(prompt, options)) for prompt in encoded]
         made: list[list[int]] = [[] for _ in encoded]
         reader = Reader(self.network, len(encoded))
         for tokens, new in self._decode(reader, encoded, options, generator):
@@ -164,14 +167,17 @@ class TextGenerator(Generator):
     def _decode(
         self, reader: Reader, encoded: list[list[int]], options: TextOptions, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        tokenizer = self.tokenizer
-        return continue_texts(
-            reader,
-            encoded,
-            options,
-            generator,
-            end=tokenizer.eos,
-            banned=(tokenizer.bos, tokenizer.unk, tokenizer.pad),
+        end, banned = self.tokenizer.eos, self.tokenizer.never_drawn
+        return continue_texts(reader, encoded, options, generator, end=end, banned=banned, device=self.device)
+
+    def _search(self, prompt: list[int], options: TextOptions) -> list[int]:
+        return beam_search(
+            Reader(self.network, 1),
+            prompt,
+            beams=options.beams,
+            max_tokens=options.max_tokens,
+            end=self.tokenizer.eos,
+            banned=self.tokenizer.never_drawn,
             device=self.device,
         )
 
@@ -191,6 +197,11 @@ class TextGenerator(Generator):
     ) -> Iterator[str]:
         if prompt:
             yield prompt
+        if options.beams > 1:
+            with torch.no_grad(), evaluating(self):
+                found = self._search(encoded, options)
+            yield self.tokenizer.decode(found)
+            return
         decoder = IncrementalDecoder(self.tokenizer)
         steps = self._decode(Reader(self.network, 1), [encoded], options, generator)
         while True:

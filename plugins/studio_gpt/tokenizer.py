@@ -11,7 +11,7 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from studio.errors import StudioError
@@ -43,6 +43,11 @@ class Tokenizer(ABC):
     def vocab_size(self) -> int:
         """Ordinary tokens and specials together."""
         return len(self.pieces) + len(SPECIALS)
+
+    @property
+    def never_drawn(self) -> tuple[int, ...]:
+        """Tokens that no text is continued with."""
+        return self.bos, self.unk, self.pad
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -233,8 +238,12 @@ def train_tokenizer(kind: TokenizerKind, texts: Iterable[str], vocab_size: int) 
         raise StudioError(f"vocab_size: {vocab_size} leaves no room beside the {len(SPECIALS)} special tokens.")
     if kind == "byte":
         return ByteTokenizer()
-    trainers = {"word": WordTokenizer, "character": CharacterTokenizer, "bpe": BpeTokenizer}
-    tokenizer = trainers[kind].train(texts, vocab_size)
+    learners: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
+        "word": WordTokenizer.train,
+        "character": CharacterTokenizer.train,
+        "bpe": BpeTokenizer.train,
+    }
+    tokenizer = learners[kind](texts, vocab_size)
     if not tokenizer.pieces:
         raise StudioError("The text is empty: there is no vocabulary to learn.", fix="Give a text with words in it.")
     return tokenizer

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.errors import StudioError
+from studio_gpt.beam import beam_search
 from studio_gpt.decoding import TextOptions, candidates, continue_texts, draw, next_tokens, penalize
 from studio_gpt.gpt import GPT, GPTShape
 from studio_gpt.rnn import RNN
@@ -205,6 +206,17 @@ def test_cached_sampling_is_uncached_sampling() -> None:
     assert [len(text) for text in texts[0]] == [40, 40]
 
 
+@pytest.mark.parametrize("kind", ["gpt", "rnn"])
+def test_a_head_read_by_columns_gives_the_same_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model() if kind == "gpt" else RNN(V, width=8).double().eval()
+    x = torch.randint(V, (2, 11), generator=torch.Generator().manual_seed(0))
+    plain = Reader(network, 2)
+    monkeypatch.setattr("studio_gpt.windows._LARGE_HEAD", 1)
+    by_columns = Reader(network, 2)
+    for token in x.split(1, dim=1):
+        torch.testing.assert_close(by_columns.read(token), plain.read(token))
+
+
 @pytest.mark.parametrize("length", [2, 8, 9, 10, 13, 61])
 def test_scores_are_the_probabilities_that_sampling_uses(length: int) -> None:
     x = torch.randint(V, (length,), generator=torch.Generator().manual_seed(length))
@@ -238,3 +250,44 @@ def test_probabilities_of_all_texts_sum_to_one() -> None:
     with torch.no_grad():
         total = sum(float(score(network, torch.cat([torch.tensor([0]), row])).sum().exp()) for row in grid)
     assert total == pytest.approx(1.0)
+
+
+def searched(network: GPT, prompt: list[int], beams: int, max_tokens: int) -> list[int]:
+    with torch.no_grad():
+        return beam_search(
+            Reader(network, 1),
+            prompt,
+            beams=beams,
+            max_tokens=max_tokens,
+            end=END,
+            banned=(10, 11),
+            device=torch.device("cpu"),
+        )
+
+
+def test_one_beam_is_greedy() -> None:
+    network = model()
+    for first in range(5):
+        greedy = continued(network, [[8, first]], temperature=0.0, repetition_penalty=1.0, max_tokens=20)
+        assert searched(network, [8, first], 1, 20) == greedy[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_enough_beams_find_the_likeliest_text(seed: int) -> None:
+    """Against all texts of at most three tokens, those that end before and those that are cut."""
+    network = model()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        network.head.weight.copy_(2 * torch.randn(V, 16, generator=generator))
+        ordinary = torch.arange(9)
+        every: dict[tuple[int, ...], float] = {}
+        for length in range(4):
+            grid = torch.cartesian_prod(*[ordinary] * length).view(-1, length) if length else torch.zeros(1, 0).long()
+            for row in grid:
+                ended = [END] if length < 3 else []
+                text = torch.tensor([8, *row.tolist(), *ended])
+                every[tuple(row.tolist())] = float(score(network, text).sum())
+    best = max(every, key=every.__getitem__)
+    assert tuple(searched(network, [8], 9**3, 3)) == best
+    few = tuple(searched(network, [8], 3, 3))
+    assert every[best] >= every[few]

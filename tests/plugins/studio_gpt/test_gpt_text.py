@@ -185,6 +185,8 @@ def test_streaming_is_sampling_piece_by_piece(trained: LoadedRun) -> None:
         pieces.append(piece)
     assert "".join(pieces) == whole
     assert len(pieces) > 10
+    (found,) = model.sample(1, ["the "], beams=3, max_tokens=20)
+    assert "".join(model.stream("the ", beams=3, max_tokens=20)) == found
     with pytest.raises(StudioError, match="top_p"):
         model.stream("the ", top_p=2.0)
 
