@@ -170,7 +170,9 @@ def save_comparison(path: Path, entries: Sequence[Entry]) -> None:
             )
         axes.set_yticks(list(places), [entry.name for entry in entries] if i % columns == 0 else [""] * len(entries))
         axes.invert_yaxis()
-        axes.margins(x=0.25)
+        numbers = [value for value in values if value is not None]
+        low, high = min([0.0, *numbers]), max([0.0, *numbers])
+        axes.set_xlim(1.05 * low, high + 0.35 * ((high - low) or 1.0))
         known = FIGURES.get(name)
         arrow = {"lower": " (lower is better)", "higher": " (higher is better)"}.get(known.better if known else "", "")
         axes.set_title((known.name if known else name) + arrow, fontsize=8)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from studio.datasets import Dataset
 
-_SHOWN = 64
+_SHOWN, _DESCRIBED, _DESCRIBED_WIDTH = 64, 16, 256
 
 
 @dataclass
@@ -120,18 +120,22 @@ def _save_drawn(folder: Path, drawn: Tensor | list[str], test: Dataset) -> Path:
     """Some of the samples, evenly taken: a grid, a plot over held-out points, or lines of text."""
     from studio.export.pictures import caption, grid, save_picture
     from studio.files import atomic_write
+    from studio.training.assess import evenly
     from studio.training.previews import scatter, sheet_of
 
-    if isinstance(drawn, list):
+    if isinstance(drawn, list) and len(test.sample_shape) == 3:
+        x, _ = test.batch(evenly(len(test), len(drawn))[:_DESCRIBED])
+        target = folder / "captions.png"
+        save_picture(target, grid(sheet_of(x, _DESCRIBED_WIDTH), captions=drawn[:_DESCRIBED], columns=4))
+    elif isinstance(drawn, list):
         target = folder / "samples.txt"
         with atomic_write(target, "w") as file:
             file.write("\n".join(drawn) + "\n")
-        return target
-    target = folder / "samples.png"
-    if drawn.ndim == 4:
-        rows = [i * len(drawn) // min(_SHOWN, len(drawn)) for i in range(min(_SHOWN, len(drawn)))]
-        save_picture(target, grid(sheet_of(drawn[rows])))
+    elif drawn.ndim == 4:
+        target = folder / "samples.png"
+        save_picture(target, grid(sheet_of(drawn[evenly(len(drawn), _SHOWN)])))
     else:
+        target = folder / "samples.png"
         real, _ = test.batch(range(len(test)))
         save_picture(target, caption(scatter(drawn[:, :2], real[:, :2]), "held out grey, samples blue"))
     return target

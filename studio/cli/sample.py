@@ -147,7 +147,7 @@ def _film(run: LoadedRun, request: Sample, conditions: Conditions, count: int, o
 
     from studio.export.pictures import grid
     from studio.export.video import VideoWriter
-    from studio.training.previews import scatter, sheet_of
+    from studio.training.previews import labelled_grid, scatter, sheet_of
 
     assert request.film is not None
     noise = torch.Generator().manual_seed(request.seed)
@@ -159,7 +159,7 @@ def _film(run: LoadedRun, request: Sample, conditions: Conditions, count: int, o
         # The result stands for a second.
         for frame in [*frames, *[frames[-1]] * int(request.fps)]:
             if frame.ndim == 4:
-                video.write(grid(sheet_of(frame), captions=conditions.labels))
+                video.write(labelled_grid(frame, conditions.labels) if conditions.labels else grid(sheet_of(frame)))
             else:
                 video.write(scatter(frame[:, :2], frame[:0, :2], frame=frames[-1, :, :2]))
     out().print(shown(target), markup=False)

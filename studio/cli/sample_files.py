@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from studio.errors import StudioError
-from studio.export.pictures import caption, grid, save_picture, to_uint8
+from studio.export.pictures import caption, save_picture, to_uint8
 from studio.files import atomic_write
-from studio.training.previews import as_pictures, scatter
+from studio.training.previews import as_pictures, labelled_grid, scatter
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -48,7 +48,7 @@ def save_samples(
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)
     elif samples.ndim == 4 and suffix in PICTURE_SUFFIXES:
-        save_picture(path, grid(as_pictures(samples), captions=labels))
+        save_picture(path, labelled_grid(samples, labels))
     elif samples.ndim == 4 and suffix == "":
         pictures = as_pictures(samples)
         for i, picture in enumerate(pictures):

@@ -20,7 +20,7 @@ from studio.datasets import Dataset
 from studio.files import atomic_path
 
 FEATURES = 64
-_RECIPE = 1
+_RECIPE = 2
 """Part of the cache key: another network or training is another classifier."""
 _LARGEST_SIDE = 64
 _BATCH, _EPOCHS, _MOST_STEPS, _FEWEST_STEPS = 128, 4, 1000, 250
@@ -45,6 +45,9 @@ class ConvNet(nn.Module):
         # A coarse grid instead of the plain mean: where things are counts for digits and scenes.
         self.squeeze = nn.Linear(width * 4, FEATURES)
         self.head = nn.Linear(FEATURES, outputs)
+        # Brings the mean square of the features of the training data to 1: distances then mean the same on all data.
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(()))
 
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         grid = F.adaptive_avg_pool2d(self.trunk((x - 0.5) / 0.5), 2)
@@ -75,8 +78,9 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Features of pictures in [0, 1]."""
-        return torch.cat([self.network.features(_reduce(part)) for part in pictures.split(256)])
+        """Features of pictures in [0, 1]; over the training data their mean square is 1."""
+        scale = self.network.scale
+        return torch.cat([scale * self.network.features(_reduce(part)) for part in pictures.split(256)])
 
     @torch.no_grad()
     def logits(self, pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
@@ -131,6 +135,9 @@ def _train(train: Dataset, test: Dataset) -> Classifier:
         optimizer.step()
         schedule.step()
     network.eval()
+    with torch.no_grad():
+        x, _ = train.batch([i * len(train) // 1024 for i in range(1024)] if len(train) > 1024 else range(len(train)))
+        network.scale.copy_(network.features(_reduce(x)).square().mean().clamp(min=1e-12).rsqrt())
     right: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, len(test), 256):

@@ -106,7 +106,7 @@ def _assess_pictures(
     pictures = samples.clamp(0, 1)
     real_features, features = classifier.features(real), classifier.features(pictures)
     figures |= _feature_figures(real_features, features)
-    others = train.batch(_evenly(len(train), len(real)))[0] if where == "held out" else None
+    others = train.batch(evenly(len(train), len(real)))[0] if where == "held out" else None
     floor = {} if others is None else _feature_figures(real_features, classifier.features(others))
     per_class: dict[str, float] = {}
     if classifier.task == "classes":
@@ -167,10 +167,11 @@ def _timed(
 def _reference(train: Dataset, test: Dataset, count: int) -> tuple[Tensor, str]:
     """Pictures to compare with: held-out ones where there are half as many as samples, else training ones."""
     source, where = (test, "held out") if len(test) >= count // 2 else (train, "of the training data")
-    return source.batch(_evenly(len(source), count))[0], where
+    return source.batch(evenly(len(source), count))[0], where
 
 
-def _evenly(length: int, count: int) -> list[int]:
+def evenly(length: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `length`, evenly spread."""
     count = min(length, count)
     return [i * length // count for i in range(count)]
 
@@ -237,7 +238,7 @@ def _assess_points(
     real, where = _reference(train, test, count)
     figures = {"samples_per_second": speed, **_point_figures(real, samples)}
     figures |= _likelihood(generator, test, capabilities)
-    others = train.batch(_evenly(len(train), len(real)))[0]
+    others = train.batch(evenly(len(train), len(real)))[0]
     floor = _point_figures(real, others) if where == "held out" else {}
     protocol = {
         "samples": count,
@@ -273,7 +274,7 @@ def _gaussian_mmd2(x: Tensor, y: Tensor) -> float:
 def _likelihood(generator: Generator, test: Dataset, capabilities: Sequence[str]) -> dict[str, float]:
     if "likelihood" not in capabilities:
         return {}
-    rows = _evenly(len(test), _LIKELIHOOD_SAMPLES)
+    rows = evenly(len(test), _LIKELIHOOD_SAMPLES)
     noise = torch.Generator().manual_seed(0)
     total, count, dimensions = 0.0, 0, math.prod(test.sample_shape)
     with torch.no_grad():
@@ -325,12 +326,12 @@ def _assess_text(
 def _excerpts(test: TextDataset, most: int) -> tuple[list[str], list[str] | None]:
     """Held-out texts, and for excerpts of one document what stands before each."""
     if test.lines:
-        return [test.texts[i] for i in _evenly(len(test.texts), most)], None
+        return [test.texts[i] for i in evenly(len(test.texts), most)], None
     document = test.texts[0]
     pieces = max(len(document) // _EXCERPT, 1)
     places = [i * _EXCERPT for i in range(pieces)]
     # The first has nothing before it, which is not what the model was trained on.
-    chosen = [places[1:][i] for i in _evenly(pieces - 1, min(_EXCERPTS, most))] if pieces > 1 else [0]
+    chosen = [places[1:][i] for i in evenly(pieces - 1, min(_EXCERPTS, most))] if pieces > 1 else [0]
     excerpts = [document[place : place + _EXCERPT] for place in chosen]
     return excerpts, [document[max(place - _EXCERPT, 0) : place] for place in chosen]
 
@@ -339,7 +340,7 @@ def _excerpts(test: TextDataset, most: int) -> tuple[list[str], list[str] | None
 def _assess_captions(
     generator: Generator, test: Dataset, options: AssessOptions, tell: Tell
 ) -> tuple[GeneratorReport, list[str]]:
-    rows = _evenly(len(test), options.samples)
+    rows = evenly(len(test), options.samples)
     x, truth = test.batch(rows)
     if not isinstance(truth, list):
         raise StudioError(f"{test.name}: its pictures have no captions to compare with.")

@@ -38,6 +38,7 @@ _PREVIEW = 4
 _WIDEST = 1600
 _PICTURES, _POINTS, _TEXTS = 36, 2000, 8
 _CAPTIONED, _CAPTIONED_WIDTH = 16, 256
+_SHORT_LABEL, _LABELLED_WIDTH = 12, 56
 _CANVAS, _SUPERSAMPLING = 480, 2
 _FILM_FPS, _FILM_HOLD = 4.0, 8
 CURVES, FILM = "curves.png", "previews.mp4"
@@ -140,7 +141,7 @@ class GeneratorPainter:
             if labels is not None and self._generator.data_info.num_classes:
                 # A row for each class, where they fit.
                 columns = next((c for c in range(6, 13) if len(samples) % c == 0 and _rows_of_one(labels, c)), None)
-            save_picture(path, grid(as_pictures(samples), captions=labels, columns=columns))
+            save_picture(path, labelled_grid(samples, labels, columns))
         elif samples.ndim == 2 and samples.shape[1] >= 2:
             real, _ = self._dataset.batch(range(min(count, len(self._dataset))))
             picture = scatter(samples.cpu()[:, :2], real[:, :2])
@@ -190,6 +191,16 @@ class CaptionPainter:
 
 def _rows_of_one(labels: Sequence[str], columns: int) -> bool:
     return all(len(set(labels[i : i + columns])) == 1 for i in range(0, len(labels), columns))
+
+
+def labelled_grid(
+    samples: Float[Tensor, "n c h w"], labels: Sequence[str] | None, columns: int | None = None
+) -> Float[Tensor, "h2 w2 3"]:
+    """A grid of pictures as they are; with labels enlarged so that one can read these."""
+    if labels is None:
+        return grid(as_pictures(samples), columns=columns)
+    width = _LABELLED_WIDTH if max(map(len, labels)) <= _SHORT_LABEL else _CAPTIONED_WIDTH
+    return grid(sheet_of(samples, width), captions=labels, columns=columns)
 
 
 def sheet_of(pictures: Float[Tensor, "n c h w"], width: int = 64) -> list[Float[Tensor, "h2 w2 3"]]:
