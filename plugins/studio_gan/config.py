@@ -16,12 +16,12 @@ class GanConfig(PluginConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gan-2d": {},
         "cgan-mnist": {
-            "steps": 6000,
+            "steps": 9000,
             "family": "conditional",
             "latent_dim": 64,
             "generator_hidden": (256, 512, 1024),
             "discriminator_hidden": (1024, 512, 256),
-            "batch_size": 128,
+            "batch_size": 64,
             "lr_generator": 2e-4,
             "lr_discriminator": 2e-4,
             "label_smoothing": 0.9,
@@ -35,7 +35,7 @@ class GanConfig(PluginConfig):
             "lr_discriminator": 2e-4,
         },
         "sagan": {
-            "steps": 10_000,
+            "steps": 6000,
             "family": "attention",
             "latent_dim": 128,
             "batch_size": 64,
@@ -46,10 +46,10 @@ class GanConfig(PluginConfig):
             "beta2": 0.9,
         },
         "progan": {
-            "steps": 20_000,
+            "steps": 10_000,
             "family": "progressive",
             "latent_dim": 128,
-            "width": 16,
+            "width": 8,
             "batch_size": 32,
             "loss": "wgan-gp",
             "beta1": 0.0,

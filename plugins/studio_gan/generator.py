@@ -148,8 +148,9 @@ class GanGenerator(Generator):
     def _discriminator_step(self, real: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         config = self.config
         with torch.no_grad():
-            fake, fake_classes = self._generate(len(real))
-        real_logits, fake_logits = self._judge(real, classes), self._judge(fake, fake_classes)
+            # Of the same classes as the real ones, so that nothing but the samples tells the two apart.
+            fake = self._generate(len(real), classes)
+        real_logits, fake_logits = self._judge(real, classes), self._judge(fake, classes)
         loss = discriminator_loss(config.loss, real_logits, fake_logits, config.label_smoothing)
         figures = {
             "loss": loss.detach(),
@@ -158,7 +159,6 @@ class GanGenerator(Generator):
         }
         if config.loss == "wgan-gp":
             shares = torch.rand(len(real), generator=self._context.generator).to(real)
-            # Fakes are drawn with their own classes; between the two only the pictures blend.
             penalty = gradient_penalty(lambda x: self._judge(x, classes), real, fake, shares)
             figures["penalty"] = penalty.detach()
             loss = loss + config.penalty_weight * penalty
@@ -170,7 +170,8 @@ class GanGenerator(Generator):
     def _generator_step(self, count: int) -> dict[str, Tensor]:
         # The discriminator passes gradients on but needs none of its own.
         self.discriminator.requires_grad_(False)
-        fake, classes = self._generate(count)
+        classes = self._drawn_classes(count) if self.num_classes else None
+        fake = self._generate(count, classes)
         loss = generator_loss(self.config.loss, self._judge(fake, classes))
         self._update("generator", loss)
         self.discriminator.requires_grad_(True)
@@ -182,15 +183,15 @@ class GanGenerator(Generator):
         loss.backward()
         optimizer.step()
 
-    def _generate(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Samples of the present generator and their classes, for training."""
-        source = self._context.generator
-        z = torch.randn(count, self.config.latent_dim, generator=source).to(self.device)
-        classes = None
-        if self.num_classes:
-            labels = torch.randint(self.num_classes, (count,), generator=source)
-            classes = F.one_hot(labels, self.num_classes).float().to(self.device)
-        return self.generator(z, *self._beside(classes)), classes
+    def _generate(self, count: int, classes: Tensor | None) -> Tensor:
+        """Samples of the present generator, for training."""
+        z = torch.randn(count, self.config.latent_dim, generator=self._context.generator).to(self.device)
+        return self.generator(z, *self._beside(classes))
+
+    def _drawn_classes(self, count: int) -> Tensor:
+        """Class weights of uniformly drawn classes."""
+        labels = torch.randint(self.num_classes, (count,), generator=self._context.generator)
+        return F.one_hot(labels, self.num_classes).float().to(self.device)
 
     def _judge(self, x: Tensor, classes: Tensor | None) -> Tensor:
         return self.discriminator(x, *self._beside(classes))

@@ -41,7 +41,7 @@ class VaeConfig(PluginConfig):
         "beta-vae": {**_PICTURES, "steps": 7000, "latent_dim": 16, "beta": 4.0, "lr": 2e-3},
         "conv64": {
             **_PICTURES,
-            "steps": 10_000,
+            "steps": 6000,
             "widths": (32, 64, 128, 256),
             "kernel_size": 4,
             "likelihood": "gaussian",
