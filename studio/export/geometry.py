@@ -14,7 +14,7 @@ from torch import Tensor
 
 from studio.cameras import Cameras, Similarity
 from studio.errors import StudioError
-from studio.export.mesh import Mesh, write_mesh
+from studio.export.mesh import Mesh, mesh_ending, write_mesh
 from studio.export.pointcloud import write_point_cloud
 from studio.export.tsdf import fuse_depth, require_open3d
 from studio.export.views import View, colors_of, render_views, surface_points
@@ -120,6 +120,7 @@ def export_geometry(
         _write_points(path, look, scene, options)
         return
     # Before any work.
+    mesh_ending(path)
     (require_open3d if options.method == "tsdf" else require_marching_cubes)()
     place = _workspace(scene, cameras, options, tell)
     mesh = None

@@ -71,6 +71,15 @@ class Mesh:
         return self.keep_faces((counts >= least_share * counts[0])[part])
 
 
+def mesh_ending(path: str | os.PathLike[str]) -> str:
+    """The ending of a file for a mesh, without the dot; raises StudioError unless it is one of `MESH_ENDINGS`."""
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in MESH_ENDINGS:
+        known = ", ".join(f".{ending}" for ending in MESH_ENDINGS)
+        raise StudioError(f"{path}: meshes are written as {known}.", fix="Choose one of these endings.")
+    return ending
+
+
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> None:
     """Write as PLY, OBJ, GLB or STL (without colours), by the ending; the file appears whole or not at all.
 
@@ -79,10 +88,7 @@ def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> None:
     """
     import trimesh
 
-    kind = Path(path).suffix.lower().lstrip(".")
-    if kind not in MESH_ENDINGS:
-        endings = ", ".join(f".{ending}" for ending in MESH_ENDINGS)
-        raise StudioError(f"{path}: meshes are written as {endings}.", fix="Choose one of these endings.")
+    kind = mesh_ending(path)
     colors = None
     if mesh.colors is not None:
         colors = (mesh.colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

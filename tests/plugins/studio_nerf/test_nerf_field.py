@@ -212,7 +212,7 @@ def test_normals_are_unit_face_the_camera_and_oppose_the_gradient(settings: dict
     normals = field.normals_at(points)
     fine = field.fine.double()
     for i, point in enumerate(points.double()):
-        shifted = point + step * 1e-2 * torch.cat([torch.eye(3), -torch.eye(3)]).double()
+        shifted = point + 1e-5 * torch.cat([torch.eye(3), -torch.eye(3)]).double()
         found = fine.density_of(fine.features(shifted)).detach()
         gradient = found[:3] - found[3:]
         torch.testing.assert_close(normals[i].double(), -gradient / gradient.norm(), rtol=0, atol=0.02)
