@@ -14,7 +14,7 @@ class SplatConfig(PluginConfig):
     """3D Gaussian splatting. Schedules are shares of the training, so they stretch with --steps and --budget."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"steps": 6_000, "max_gaussians": 80_000},
+        "quick": {"steps": 6_000},
         "default": {},
         "quality": {
             "steps": 30_000,
@@ -35,7 +35,9 @@ class SplatConfig(PluginConfig):
             "initial_count": 100_000,
         },
         "mcmc": {
+            "steps": 30_000,
             "strategy": "mcmc",
+            "max_gaussians": 200_000,
             "opacity_reg": 0.01,
             "scale_reg": 0.01,
             # The noise grows with the rate of the means, so this must be the paper's.
@@ -45,17 +47,17 @@ class SplatConfig(PluginConfig):
         },
     }
 
-    steps: int = 30_000
-    """Training steps, one photo each."""
+    steps: int = 14_000
+    """Training steps, one photo each; with --budget, at most this many."""
 
     # ---- model
     sh_degree: int = 3
     """Degree of the view-dependent colour, 0 to 3."""
     sh_start: float = 0.05
     """Share of the training between rises of the colour's degree, from 0 up to sh-degree."""
-    max_gaussians: int = 120_000
+    max_gaussians: int = 400_000
     """Cap on the number of Gaussians."""
-    gaussians_per_step: float = 0.0
+    gaussians_per_step: float = 25.0
     """Cap on the number of Gaussians for each step of the training, which a short one reaches first; 0: none (budget
     strategy)."""
     initial: Literal["auto", "points", "hull", "random"] = "auto"
@@ -100,8 +102,8 @@ class SplatConfig(PluginConfig):
     """Learning rate of the view-dependent colour."""
     lr_decay: float = 0.3
     """Factor on all other learning rates at the end of training."""
-    lr_stretch: float = 0.5
-    """All rates are for 8,000 steps, and times (8,000 / steps) to this power; 0 leaves them alone."""
+    lr_stretch: float = 0.6
+    """All rates are for 10,000 steps, and times (10,000 / steps) to this power; 0 leaves them alone."""
 
     # ---- density control
     strategy: Literal["budget", "adaptive", "mcmc"] = "budget"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from studio_splat.config import SplatConfig
 
-REFERENCE_STEPS = 8_000
+REFERENCE_STEPS = 10_000
 """Length of the training that the configured learning rates are for."""
 FEWEST_STEPS = 3_000
 """Shorter trainings do not get higher rates than one of this length."""
