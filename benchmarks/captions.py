@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="of the pictures, pixels")
     parser.add_argument("--pictures", type=int, default=1000, help="held-out pictures")
     parser.add_argument("--preset", default=None)
+    parser.add_argument("--grid", type=int, default=None, help="cells of the encoder's map; default: the preset's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=None, help="keep the runs here; default: delete them")
@@ -116,7 +117,7 @@ def main() -> None:
                 options=options,
                 observers=[ProgressLine()],
                 # The clock ends the training.
-                steps=10**6,
+                **{"steps": 10**6, **({} if arguments.grid is None else {"grid": arguments.grid})},
             )
             seconds = time.perf_counter() - started
             model = run.plugin
