@@ -14,14 +14,14 @@ class NgpConfig(PluginConfig):
     """Options of the `ngp` plugin."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"steps": 2_500},
+        "quick": {"steps": 4_000},
         "default": {},
         "quality": {"steps": 40_000, "samples": 131_072, "log2_rows": 19, "finest": 2048},
         "forward": {"space": "ndc"},
         "unbounded": {"space": "contract", "log2_rows": 18, "distortion": 1e-3},
     }
 
-    steps: int = 12_000
+    steps: int = 20_000
     """Training steps."""
 
     # ---- where the scene lies

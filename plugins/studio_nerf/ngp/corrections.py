@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
 def corrected_rays(
-    poses: Float[Tensor, "photos 6"],
-    photos: Int[Tensor, " n"],
+    poses: Float[Tensor, "n 6"],
     origins: Float[Tensor, "n 3"],
     directions: Float[Tensor, "n 3"],
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Rays of moved cameras, differentiable in `poses`.
 
     Args:
-        poses: Rotation vector about the camera's centre, and translation, in the scene's frame.
-        photos: The photo of each ray.
+        poses: Of each ray's camera: rotation vector about its centre, and translation, in the scene's frame.
         origins: Camera centres.
         directions: Of unit length; they stay so.
     """
-    turn, shift = poses[photos].split(3, dim=-1)
+    turn, shift = poses.split(3, dim=-1)
     # Rodrigues' formula through functions that are smooth at 0: torch.sinc(a) is sin(pi a) / (pi a).
     square = turn.square().sum(dim=-1, keepdim=True)
     angle = torch.where(square > 0, square, torch.ones_like(square)).sqrt() * (square > 0)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from studio.cameras import Cameras
 from studio.errors import StudioError
-from studio.marching import OccupancyGrid, PackedSamples, packed_weights, render_camera
+from studio.marching import OccupancyGrid, PackedSamples, packed_sum, packed_weights, render_camera
 from studio.plugin import Field, RayBatch, RayRequest, SceneInfo, TrainingContext
 from studio.plugin.abilities import RaySamples
 from studio.scene import PhotoStore, Scene
@@ -111,10 +111,10 @@ class NgpField(Field):
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
         self.world.fit(scene, cameras)
+        if self.space.kind != "ndc":
+            self.grid.exclude_unseen(cameras)
         if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
-        elif self.space.kind == "contract":
-            self.grid.exclude_unseen(cameras)
 
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
@@ -146,14 +146,17 @@ class NgpField(Field):
         if self._context is None or self._adam is None:
             raise RuntimeError("setup_training must be called before training")
         config, generator = self.config, self._context.generator
-        if step % config.grid_every == 0:
+        # A new field is about equally thin everywhere, which says nothing about where it will be empty.
+        if step > 0 and step % config.grid_every == 0:
             self._update_grid(generator)
         drawn = len(batch.origins)
         jitter = torch.rand(drawn, generator=generator).to(batch.origins)
         background = self._training_background(drawn, generator).to(batch.origins)
+        # What belongs to a ray's photo, one copy a ray: gradients of the copies are added up in a fixed order.
+        own = {name: p.detach()[batch.indices].requires_grad_() for name, p in self._per_photo().items()}
         origins, directions = batch.origins.float(), batch.directions.float()
-        if self.poses is not None:
-            origins, directions = corrected_rays(self.poses, batch.indices, origins, directions)
+        if "poses" in own:
+            origins, directions = corrected_rays(own["poses"], origins, directions)
         rays = self.world.rays(origins, directions)
         samples = self._march(rays, jitter)
         n = self._schedule.affordable(samples)
@@ -161,42 +164,54 @@ class NgpField(Field):
         marched = (rays.origins[:n].detach().contiguous(), rays.directions[:n].detach().contiguous())
         visible = self.engine().visible(samples, *marched, EARLY_STOP, 0.0)
         self._schedule.observe(step, len(visible.density) / n)
-        view = self._view(directions[:n], batch.indices[:n])
-        wanted = self.poses is not None or self.appearance is not None
+        view = self._view(directions[:n], own["appearance"][:n] if "appearance" in own else None)
         targets = RayTargets(
             rgb=torch.lerp(background[:n], batch.rgb[:n], batch.alpha[:n]),
             background=background[:n],
-            view=view.detach().contiguous().requires_grad_(wanted),
+            view=view.detach().contiguous().requires_grad_(bool(own)),
             loss_limit=config.loss_limit,
             distortion=config.distortion,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
         rates = Rates(config.lr * factor, config.lr_networks * factor)
-        result = self.engine().step(visible, targets, self._adam, rates, with_positions=self.poses is not None)
-        if wanted and result.view_gradient is not None:
-            self._correct(result, visible.samples, rays, view, factor)
+        result = self.engine().step(visible, targets, self._adam, rates, with_positions="poses" in own)
+        if own and result.view_gradient is not None:
+            self._correct(own, batch.indices, result, visible.samples, rays, view, factor)
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
 
+    def _per_photo(self) -> dict[str, nn.Parameter]:
+        """The tables with a row for each training photo."""
+        tables = {"appearance": self.appearance, "poses": self.poses}
+        return {name: table for name, table in tables.items() if table is not None}
+
     def _correct(
-        self, result: StepResult, samples: PackedSamples, rays: MarchedFrame, view: Tensor, factor: float
+        self,
+        own: Mapping[str, Tensor],
+        photos: Int[Tensor, " n"],
+        result: StepResult,
+        samples: PackedSamples,
+        rays: MarchedFrame,
+        view: Tensor,
+        factor: float,
     ) -> None:
         """Step the photos' embeddings and poses along the gradients that a step gave."""
         assert self._adam is not None
         assert result.view_gradient is not None
         given = (view * result.view_gradient).sum()
         if result.position_gradient is not None:
-            index = samples.ray_index
-            points = rays.origins[index] + rays.directions[index] * samples.midpoints[:, None]
-            given = given + (self.space.to_unit(points) * result.position_gradient).sum()
+            n = samples.rays
+            points = samples.positions(rays.origins[:n].detach(), rays.directions[:n].detach()).requires_grad_()
+            (pull,) = torch.autograd.grad((self.space.to_unit(points) * result.position_gradient).sum(), points)
+            given = given + (rays.origins[:n] * packed_sum(pull, samples)).sum()
+            given = given + (rays.directions[:n] * packed_sum(pull * samples.midpoints[:, None], samples)).sum()
         rates = {"appearance": self.config.lr_appearance, "poses": self.config.lr_poses}
-        learnt = {name: p for name in rates if (p := getattr(self, name)) is not None}
-        gradients = torch.autograd.grad(given, list(learnt.values()))
-        for (name, parameter), gradient in zip(learnt.items(), gradients, strict=True):
-            self._adam.step(name, gradient, rates[name] * factor)
+        gradients = torch.autograd.grad(given, list(own.values()))
+        for (name, table), gradient in zip(self._per_photo().items(), gradients, strict=True):
+            self._adam.step(name, torch.zeros_like(table).index_add_(0, photos, gradient), rates[name] * factor)
             if name == "poses":
                 with torch.no_grad():
-                    parameter.copy_(centred(parameter))
+                    table.copy_(centred(table))
 
     def _training_background(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
         if self.config.random_background:
@@ -220,12 +235,13 @@ class NgpField(Field):
             jitter=jitter,
         )
 
-    def _view(self, directions: Float[Tensor, "n 3"], photos: Tensor | None) -> Float[Tensor, "n v"]:
+    def _view(self, directions: Float[Tensor, "n 3"], look: Float[Tensor, "n a"] | None) -> Float[Tensor, "n v"]:
         """What the colour network sees of rays: their direction, and the look of their photo (None: the mean look)."""
         direction = encode_direction(directions)
         if self.appearance is None:
             return direction.contiguous()
-        look = self.appearance.mean(dim=0).expand(len(direction), -1) if photos is None else self.appearance[photos]
+        if look is None:
+            look = self.appearance.mean(dim=0).expand(len(direction), -1)
         return torch.cat([direction, look], dim=-1)
 
     # ---- looking at it -------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ class _TruncatedExp(torch.autograd.Function):
     """e^x with the exponent limited, in the gradient as well (instant-ngp's activation of densities)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         result = x.clamp(max=float(LOG_DENSITY_LIMIT)).exp()
         ctx.save_for_backward(x, result)
         return result
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def backward(ctx, upstream: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         x, result = ctx.saved_tensors
         return upstream * result * (x < float(LOG_DENSITY_LIMIT))
 
