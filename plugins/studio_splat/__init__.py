@@ -23,7 +23,7 @@ SPEC = PluginSpec(
         "quick": "about two minutes on two CPU cores",
         "default": "about ten minutes on two CPU cores",
         "quality": "the paper's schedule: 30,000 steps, adaptive density control",
-        "mcmc": "as default, with MCMC density control (relocation and noise under a fixed cap)",
+        "mcmc": "30,000 steps of MCMC density control: relocation and noise under a fixed cap",
     },
 )
 
