@@ -183,7 +183,7 @@ class NearestCaption(Generator):
 
     def __init__(self, config: ToyConfig, data_info: DataInfo) -> None:
         super().__init__(config, data_info)
-        self.register_buffer("pictures", torch.zeros(200, data_info.sample_shape[0], 8, 8))
+        self.register_buffer("pictures", torch.full((200, data_info.sample_shape[0], 8, 8), 9.0))
         self.register_buffer("texts", torch.zeros(200, 200, dtype=torch.uint8))
 
     def initialize(self, dataset: Dataset, generator: torch.Generator) -> None:

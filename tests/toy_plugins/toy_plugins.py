@@ -135,7 +135,7 @@ class GaussGenerator(Generator):
             self.mean, covariance_matrix=factor @ factor.T + 1e-4 * torch.eye(len(factor))
         )
 
-    def log_likelihood(self, x: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Any = None, generator: torch.Generator | None = None) -> Tensor:
         return self._distribution().log_prob(x)
 
     def sample(self, n: int, condition: Any = None, generator: torch.Generator | None = None) -> Tensor:

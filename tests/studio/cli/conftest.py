@@ -13,7 +13,10 @@ from tiny_scenes import write_ring_scene
 from studio.cli.main import main
 
 HERE = Path(__file__).parent
-PLUGINS = "toy-rays=toy_specs:RAYS,toy-gauss=toy_specs:GAUSS,ball=cli_plugins:BALL,clash=cli_plugins:CLASH"
+PLUGINS = (
+    "toy-rays=toy_specs:RAYS,toy-gauss=toy_specs:GAUSS,toy-pixels=toy_specs:PIXELS,toy-bytes=toy_specs:BYTES,"
+    "toy-nearest=toy_specs:NEAREST,ball=cli_plugins:BALL,clash=cli_plugins:CLASH"
+)
 
 
 @pytest.fixture(scope="session")
