@@ -83,8 +83,9 @@ class VaeGenerator(Generator):
             self.decoder = PointDecoder(size, config.hidden, latent)
         else:
             picture = (shape[0], self.num_classes, config.widths, latent, config.kernel_size)
-            self.encoder = PictureEncoder(*picture)
-            self.decoder = PictureDecoder(*picture)
+            # Convolutions are up to a fifth faster with the channels innermost.
+            self.encoder = PictureEncoder(*picture).to(memory_format=torch.channels_last)
+            self.decoder = PictureDecoder(*picture).to(memory_format=torch.channels_last)
         if self._variational and config.likelihood == "gaussian" and config.decoder_std is None:
             self.decoder_log_std = nn.Parameter(torch.tensor(math.log(_FIRST_STD)))
 
