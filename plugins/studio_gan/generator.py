@@ -84,8 +84,8 @@ class GanGenerator(Generator):
         self.generator, self.discriminator = _build(config, data_info)
         if config.family not in ("points", "conditional"):
             # Convolutions are about a fifth faster with the channels innermost.
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
+            self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # How far a ProGAN has grown; a run's samples depend on it, so it is saved with the weights.
         self.register_buffer("stage", torch.zeros(()) if config.family == "progressive" else None)
         self.average = MovingAverage(self.generator, config.average_decay) if config.average_decay > 0 else None

@@ -84,8 +84,8 @@ class VaeGenerator(Generator):
         else:
             picture = (shape[0], self.num_classes, config.widths, latent, config.kernel_size)
             # Convolutions are up to a fifth faster with the channels innermost.
-            self.encoder = PictureEncoder(*picture).to(memory_format=torch.channels_last)
-            self.decoder = PictureDecoder(*picture).to(memory_format=torch.channels_last)
+            self.encoder = PictureEncoder(*picture).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.decoder = PictureDecoder(*picture).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._variational and config.likelihood == "gaussian" and config.decoder_std is None:
             self.decoder_log_std = nn.Parameter(torch.tensor(math.log(_FIRST_STD)))
 

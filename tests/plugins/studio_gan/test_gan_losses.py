@@ -98,7 +98,7 @@ def test_the_penalty_of_a_linear_critic_is_its_slope(slope: list[float], share: 
     real, fake = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     # f(x) = wᵀx + 2 has the gradient w everywhere.
     penalty = gradient_penalty(lambda x: x @ w + 2, real, fake, torch.full((5,), share, dtype=torch.float64))
-    assert float(penalty) == pytest.approx((float(w.norm()) - 1) ** 2, rel=1e-6, abs=1e-6)
+    assert penalty.item() == pytest.approx((float(w.norm()) - 1) ** 2, rel=1e-6, abs=1e-6)
 
 
 def test_the_penalty_is_taken_between_real_and_fake() -> None:
@@ -107,7 +107,7 @@ def test_the_penalty_is_taken_between_real_and_fake() -> None:
     shares = torch.tensor([0.25, 1.0])
     penalty = gradient_penalty(lambda x: 0.5 * x.square().flatten(1).sum(1), real, fake, shares)
     # At 0.25 · 4 + 0.75 · 2 = 2.5 and at 4.
-    assert float(penalty) == pytest.approx(((2.5 - 1) ** 2 + (4 - 1) ** 2) / 2)
+    assert penalty.item() == pytest.approx(((2.5 - 1) ** 2 + (4 - 1) ** 2) / 2)
 
 
 def test_the_penalty_trains_the_critic() -> None:
