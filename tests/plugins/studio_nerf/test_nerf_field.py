@@ -208,14 +208,14 @@ def test_normals_are_unit_face_the_camera_and_oppose_the_gradient(settings: dict
     assert bool(solid.any())
     torch.testing.assert_close(drawn["normals"][solid].norm(dim=-1), torch.ones(int(solid.sum())), rtol=1e-3, atol=1e-3)
     assert bool(((drawn["normals"] * view.rays().directions).sum(-1) <= 1e-5).all())
-    points = torch.rand(5, 3) - 0.5
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     normals = field.normals_at(points)
     fine = field.fine.double()
     for i, point in enumerate(points.double()):
-        shifted = point + 1e-5 * torch.cat([torch.eye(3), -torch.eye(3)]).double()
+        shifted = point + 1e-8 * torch.cat([torch.eye(3), -torch.eye(3)]).double()
         found = fine.density_of(fine.features(shifted)).detach()
         gradient = found[:3] - found[3:]
-        torch.testing.assert_close(normals[i].double(), -gradient / gradient.norm(), rtol=0, atol=0.02)
+        torch.testing.assert_close(normals[i].double(), -gradient / gradient.norm(), rtol=0, atol=0.01)
 
 
 def test_batches_of_cameras_and_16_bits() -> None:
