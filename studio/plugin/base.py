@@ -102,8 +102,7 @@ class TrainingContext:
     def progress(self, step: int) -> float:
         """Fraction of the training done before `step`, in [0, 1]: what schedules should follow."""
         by_step = step / max(self.total_steps, 1)
-        by_clock = self._progress_at(self.elapsed_seconds / self.budget_seconds) if self.budget_seconds else 0.0
-        return min(max(by_step, by_clock), 1.0)
+        return min(max(by_step, self._progress_by_clock()), 1.0)
 
     def expected_steps(self, step: int) -> float:
         """How many steps the whole training will have: `total_steps`, or what the budget allows at the pace so far.
@@ -111,12 +110,15 @@ class TrainingContext:
         Args:
             step: Steps done. A budget's guess needs some of them to settle; before the first it is `total_steps`.
         """
+        done = self._progress_by_clock()
+        return min(step / done, float(self.total_steps)) if step > 0 and done > 0 else float(self.total_steps)
+
+    def _progress_by_clock(self) -> float:
+        """0 without a budget. What goes by before the first step is no progress: the first steps would be skipped."""
         if not self.budget_seconds:
-            return float(self.total_steps)
-        idle, now = (self._progress_at(t / self.budget_seconds) for t in (self.start_seconds, self.elapsed_seconds))
-        if step <= 0 or now <= idle:
-            return float(self.total_steps)
-        return min(step * (1 - idle) / (now - idle), float(self.total_steps))
+            return 0.0
+        left = self.budget_seconds - self.start_seconds
+        return self._progress_at((self.elapsed_seconds - self.start_seconds) / left if left > 0 else 1.0)
 
     def _progress_at(self, time_share: float) -> float:
         """Where a training of steps that cost `step_cost` each stands after a share of its time."""

@@ -138,6 +138,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.elapsed,
+            "start_seconds": self.context.start_seconds,
             "plugin": dict(self.plugin.state_dict()),
             "training": self.plugin.training_state(),
             "source": self.source.state(),
@@ -160,6 +161,7 @@ class Trainer:
         self._random = state["random"]
         self.step = state["step"]
         self._seconds_before = state["seconds"]
+        self.context.start_seconds = state["start_seconds"]
         self.run.rewind_metrics(self.step)
 
     # ---- training ------------------------------------------------------------------------------------------------

@@ -261,5 +261,8 @@ def test_a_budget_expects_as_many_steps_as_the_pace_allows() -> None:
     # 50 steps in 10 of the 80 seconds there are for steps.
     context.elapsed_seconds = 30.0
     assert context.expected_steps(50) == pytest.approx(400)
+    assert context.progress(50) == pytest.approx(0.125), "preparing is no progress"
     context.total_steps = 300
     assert context.expected_steps(50) == 300
+    late = TrainingContext(total_steps=10**6, budget_seconds=100.0, start_seconds=120.0, elapsed_seconds=120.0)
+    assert late.progress(0) == 1
