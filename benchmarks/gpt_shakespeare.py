@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("loss", "speed", "sampling"), nargs="+", help="default: all three")
     parser.add_argument("--data", type=Path, default=DATA / "tinyshakespeare" / "input.txt")
     parser.add_argument("--steps", type=int, default=2000, help="of the training for the loss")
+    parser.add_argument("--lr", type=float, default=None, help="of our training; default: the preset's, as nanoGPT's")
     parser.add_argument("--rounds", type=int, default=15, help="of the speed comparison")
     parser.add_argument("--round-steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +168,7 @@ def _measure_loss(arguments: argparse.Namespace, report: Report) -> None:
             preset=PRESET,
             options=TrainOptions(output=Path(scratch), seed=arguments.seed, device="cpu", tensorboard=False),
             observers=[ProgressLine()],
-            steps=arguments.steps,
+            **{"steps": arguments.steps, **({} if arguments.lr is None else {"lr": arguments.lr})},
         )
         seconds = time.perf_counter() - started
     model = run.plugin
@@ -179,6 +180,7 @@ def _measure_loss(arguments: argparse.Namespace, report: Report) -> None:
         nats_a_character=_tiled_loss(model.network, tokens),
         nats_by_windows=by_windows,
         published=PUBLISHED_LOSS,
+        learning_rate=model.config.lr,
         characters=len(held_out),
         parameters=sum(p.numel() for p in model.network.parameters()),
         steps=run.step,

@@ -126,6 +126,8 @@ class CaptionConfig(LanguageConfig):
     """Training steps."""
     batch: int = 64
     """Pictures a step."""
+    lr: float = 2e-3
+    """Learning rate after the warm-up."""
     weight_decay: float = 0.05
     """AdamW's decay, of matrices and convolutions only."""
 
