@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -31,14 +33,14 @@ def fuse_depth(views: Sequence[View], voxel: float, *, on_view: Callable[[], obj
         StudioError: The views make no surface.
     """
     require_open3d()
-    import open3d
-
+    # Its type stubs do not know that numpy arrays and plain tuples are taken.
+    open3d: Any = importlib.import_module("open3d")
     core, float32 = open3d.core, open3d.core.float32
     # Open3D's older sparse volume, ScalableTSDFVolume, gives empty meshes in version 0.20; this is its successor.
     volume = open3d.t.geometry.VoxelBlockGrid(
         attr_names=("tsdf", "weight", "color"),
         attr_dtypes=(float32, float32, float32),
-        attr_channels=((1), (1), (3)),
+        attr_channels=(1, 1, 3),
         voxel_size=voxel,
         block_resolution=_BLOCK,
         block_count=_BLOCKS,
