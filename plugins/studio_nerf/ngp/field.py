@@ -111,10 +111,10 @@ class NgpField(Field):
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
         self.world.fit(scene, cameras)
-        if self.space.kind != "ndc":
-            self.grid.exclude_unseen(cameras)
         if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
+        elif self.space.kind != "ndc":
+            self.grid.exclude_unseen(cameras)
 
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context

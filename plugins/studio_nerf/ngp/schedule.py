@@ -15,7 +15,7 @@ _RAY_MULTIPLE = 64
 _FIRST_SAMPLES_A_RAY = 256.0
 _MOST_MARCHED = 12
 """Marched samples of a step, as a multiple of those wanted; rays beyond wait for a grid that knows more."""
-_WARMUP = 50
+_WARMUP = 20
 """Steps over which the learning rate rises."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
