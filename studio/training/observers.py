@@ -17,6 +17,9 @@ from studio.errors import StudioError
 from studio.training.loop import Observer, Trainer, TrainingResult
 from studio.training.randomness import undisturbed
 
+_TRAINING_PER_PREVIEW = 9.0
+"""Seconds of training for each second of previews; some models take long to sample."""
+
 
 class MetricsWriter(Observer):
     """Figures to ``metrics.jsonl`` (a line a log step) and to TensorBoard events."""
@@ -154,7 +157,8 @@ class _Figures(ProgressColumn):
 
 
 class Previews(Observer):
-    """Pictures in ``previews/`` at growing intervals: the first within seconds, later ones further apart.
+    """Pictures in ``previews/`` at growing intervals: the first within seconds, later ones further apart, and always so
+    far that no more than a tenth of the time goes into them.
 
     Args:
         draw: Writes a picture of the plugin's present state to the given path (extension .png).
@@ -183,9 +187,11 @@ class Previews(Observer):
 
     def on_step(self, trainer: Trainer, step: int) -> None:
         if time.perf_counter() >= self._due:
+            started = time.perf_counter()
             self._make(trainer, step)
-            self._interval *= self._factor
-            self._due = time.perf_counter() + self._interval
+            ended = time.perf_counter()
+            self._interval = max(self._interval * self._factor, _TRAINING_PER_PREVIEW * (ended - started))
+            self._due = ended + self._interval
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
         self._make(trainer, result.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, PluginConfig
 from studio.registry import find_plugin, load_config_class
 from studio.training.observers import Previews
-from studio.training.previews import FieldPainter, GeneratorPainter, scatter
+from studio.training.previews import FieldPainter, GeneratorPainter, labelled_grid, scatter
 from studio.training.start import TrainOptions, prepare
 
 
@@ -95,6 +96,43 @@ def test_a_preview_that_fails_is_told_once_and_training_goes_on(
     )
     assert job.train().step == 5
     assert told == ["note: no more previews: photo_08.png: gone."]
+
+
+def test_slow_previews_are_further_apart(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    drawn: list[Path] = []
+
+    def draw(path: Path) -> None:
+        drawn.append(path)
+        time.sleep(2.0 if len(drawn) == 1 else 0.0)
+
+    config = load_config_class(find_plugin("toy-rays"))(steps=8)
+    previews = Previews(draw, first_seconds=0.0, factor=1.0)
+    options = TrainOptions(output=tmp_path, tensorboard=False)
+    prepare("toy-rays", tiny_scene, config, options, observers=[previews]).train()
+    # The first step's took two seconds, so that the next would be due 18 seconds later: there is only the last one.
+    assert [path.stem for path in drawn] == ["step_00000001", "step_00000008"]
+
+
+def test_class_and_caption_labels_need_larger_pictures() -> None:
+    samples = torch.rand(4, 1, 8, 8)
+    assert labelled_grid(samples, None).shape[:2] == (20, 20)
+    assert labelled_grid(samples, ["a"] * 4).shape[1] == 2 * 56 + 4
+    assert labelled_grid(samples, ["a small red cube"] * 4).shape[1] == 2 * 256 + 4
+
+
+def test_conditional_previews_show_every_class_in_a_row(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    class Classes(Given):
+        def sample(self, n: int, condition: Any = None, generator: torch.Generator | None = None) -> Any:
+            asked.append(condition)
+            return torch.zeros(n, 1, 8, 8)
+
+    plugin = Classes((1, 8, 8), [])
+    plugin.data_info = DataInfo((1, 8, 8), 3, ("a", "b", "c"))
+    GeneratorPainter(plugin, Nothing(), seed=0)(tmp_path / "p.png")
+    assert asked == [[0] * 6 + [1] * 6 + [2] * 6]
+    assert Image.open(tmp_path / "p.png").size[0] == 6 * 56 + 5 * 4
 
 
 def test_other_errors_of_a_preview_are_not_hidden(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
