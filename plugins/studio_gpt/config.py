@@ -49,6 +49,7 @@ class GPTConfig(LanguageConfig):
             "tied": True,
             "dropout": 0.0,
             "batch": 12,
+            "lr": 2e-3,
             "steps": 2_000,
             "warmup": 0.05,
         },
