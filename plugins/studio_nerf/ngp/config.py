@@ -29,10 +29,10 @@ class NgpConfig(PluginConfig):
     """box: an object in a box; contract: all of space around the cameras; ndc: cameras that face one way; auto: box for
     photos with alpha, contract for others."""
     steps_across: int = 768
-    """Marching steps along the diagonal of the box (of the inner box in contracted space)."""
+    """Marching steps along the diagonal of the box; in contracted space half as many along that of the inner box."""
     grid_resolution: int = 128
     """Cells a side of the occupancy grid; a multiple of 4."""
-    cone_angle: float = 0.004
+    cone_angle: float = 0.006
     """Growth of marching steps with distance, outside of a box."""
 
     # ---- encoding and networks

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from studio_nerf.ngp.kernels.hash_grid import FEATURES, PRIMES, GridArrays
 
 _ROW_MULTIPLE = 16
+_SMOOTH_CELLS = 200
 
 
 class HashGrid(nn.Module):
@@ -55,13 +56,25 @@ class HashGrid(nn.Module):
         """Rows of the largest level."""
         return int(self.arrays[2].max()) + 1
 
-    def forward(self, positions: Float[Tensor, "m 3"]) -> Float[Tensor, "m width"]:
-        """Features of positions in [0, 1]^3, in their dtype; differentiable in positions and table."""
+    @property
+    def smooth_levels(self) -> int:
+        """Number of levels that shape surface normals: finer ones hold texture, and bend the density more than they
+        move its surfaces."""
+        return max(1, sum(n <= _SMOOTH_CELLS for n in self.cells))
+
+    def forward(self, positions: Float[Tensor, "m 3"], moving_levels: int | None = None) -> Float[Tensor, "m width"]:
+        """Features of positions in [0, 1]^3, in their dtype; differentiable in positions and table.
+
+        Args:
+            positions: Where.
+            moving_levels: Only so many levels, from the coarsest on, pass gradients to the positions; None: all.
+        """
         _, strides, masks, offsets = (array.tolist() for array in self.arrays)
         corner = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], device=positions.device)
         outputs = []
         for level, n in enumerate(self.cells):
-            scaled = positions * n
+            moving = moving_levels is None or level < moving_levels
+            scaled = (positions if moving else positions.detach()) * n
             low = scaled.detach().floor().clamp(0, n - 1)
             within = (scaled - low)[:, None]
             vertex = low.long()[:, None] + corner

@@ -88,7 +88,7 @@ class Engine(Protocol):
         ...
 
     def density_gradients(self, visible: Any) -> Float[Tensor, "k 3"]:
-        """Gradients of the log-density with respect to places in the unit cube."""
+        """Gradients of the log-density with respect to places in the unit cube, through the levels that are smooth."""
         ...
 
     def step(

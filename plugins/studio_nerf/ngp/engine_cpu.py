@@ -113,6 +113,7 @@ class CpuEngine:
         upstream = self._array("upstream", len(visible.features), visible.places.shape[1], 4)
         upstream[:, visible.count :] = 0
         density_slope(visible.features, visible.index, weights, _transposed(weights), upstream)
+        upstream[self.encoding.smooth_levels :] = 0
         return torch.from_numpy(self._position_gradient(visible.places, upstream)[:, : visible.count].T)
 
     # ---- training ------------------------------------------------------------------------------------------------

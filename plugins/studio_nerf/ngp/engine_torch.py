@@ -78,7 +78,7 @@ class TorchEngine:
     def density_gradients(self, visible: TorchVisible) -> Float[Tensor, "k 3"]:
         with torch.enable_grad():
             places = visible.places.detach().requires_grad_()
-            _, geometry = self._density_at(places)
+            _, geometry = self.shading.density(self.encoding(places, self.encoding.smooth_levels))
             (gradient,) = torch.autograd.grad(geometry[:, 0].sum(), places)
         return gradient
 

@@ -35,6 +35,11 @@ APPEARANCE = 16
 EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
 _GRID_WARMUP = 8
+_GRID_DECAY = 0.7
+"""What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
+surface missed by a few of the random points in its cell is still far above the threshold."""
+_GRID_SHARE = 8
+"""After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
 _RENDERED_RAYS = 1 << 14
 """Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
@@ -58,7 +63,11 @@ class NgpField(Field):
         view = DIRECTION + (APPEARANCE if config.appearance else 0)
         self.shading = Shading(self.encoding.width, config.density_width, config.color_width, view)
         self.grid = OccupancyGrid(
-            torch.tensor(self.space.box), config.grid_resolution, self.space.levels, warmup=_GRID_WARMUP
+            torch.tensor(self.space.box),
+            config.grid_resolution,
+            self.space.levels,
+            decay=_GRID_DECAY,
+            warmup=_GRID_WARMUP,
         )
         photos = scene_info.num_train
         self.register_parameter(
@@ -221,7 +230,7 @@ class NgpField(Field):
 
     def _update_grid(self, generator: torch.Generator) -> None:
         everything = int(self.grid.updates) < self.grid.warmup
-        count = None if everything else self.config.grid_resolution**3 // 16
+        count = None if everything else self.config.grid_resolution**3 // _GRID_SHARE
         self.grid.update(self.engine().density, step_size=self.space.step_size, generator=generator, count=count)
 
     def _march(self, rays: MarchedFrame, jitter: Float[Tensor, " n"] | None = None) -> PackedSamples:

@@ -29,6 +29,8 @@ _FARTHEST = 16.0
 _MOST_LEVELS = 6
 _NEAR_SHARE = 0.02
 """Distance at which rays begin among cameras, in radii of the cameras."""
+_COARSER = 2.0
+"""Steps among cameras are this much longer: rays there are long, and mostly cross empty space."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
 
@@ -71,7 +73,7 @@ class Space:
         half = info.camera_extent
         reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * half
         levels = min(max(math.ceil(math.log2(max(reach / half, 1.0))) + 1, 2), _MOST_LEVELS)
-        step = 2 * half * math.sqrt(3) / config.steps_across
+        step = _COARSER * 2 * half * math.sqrt(3) / config.steps_across
         box = ((-half, -half, -half), (half, half, half))
         return cls("contract", box, levels, step, config.cone_angle, _NEAR_SHARE * half)
 

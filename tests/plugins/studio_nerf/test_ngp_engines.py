@@ -103,6 +103,24 @@ def test_position_gradient_matches_autograd(threads: int) -> None:
     assert relative(torch.from_numpy(got.T.copy()), expected) < 1e-4
 
 
+def test_normals_leave_the_finest_levels_out() -> None:
+    torch.manual_seed(0)
+    encoding = HashGrid(levels=4, coarsest=50, finest=400, log2_rows=10)
+    assert encoding.cells == (50, 100, 200, 400)
+    assert encoding.smooth_levels == 3
+    with torch.no_grad():
+        encoding.table.normal_(0, 0.5)
+    shading = Shading(encoding.width, 32, 32, 16)
+    _, _, where = make_model()
+    origins, directions, samples = make_rays()
+    fast, slow = CpuEngine(encoding, shading, where), TorchEngine(encoding, shading, where)
+    slopes = slow.density_gradients(slow.visible(samples, origins.double(), directions.double(), 0.0, 0.0))
+    places = where.to_unit(samples.positions(origins, directions)).double().requires_grad_()
+    (whole,) = torch.autograd.grad(shading.density(encoding(places))[1][:, 0].sum(), places)
+    assert relative(fast.density_gradients(fast.visible(samples, origins, directions, 0.0, 0.0)), slopes) < 1e-4
+    assert float((slopes - whole).norm()) > 0.1 * float(whole.norm())
+
+
 @pytest.mark.parametrize("space", ["box", "contract"])
 def test_densities_and_choice_of_samples_match_torch(space: str) -> None:
     encoding, shading, where = make_model(space=space)
