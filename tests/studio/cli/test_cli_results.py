@@ -116,7 +116,7 @@ def test_bad_requests_to_render(studio: Any, ball_run: Path, arguments: tuple[st
 
 
 def test_a_generator_does_not_render(studio: Any, gauss_run: Path) -> None:
-    for command in ("render", "eval", "export"):
+    for command in ("render", "export"):
         done = studio(command, gauss_run)
         assert done.code == 2
         assert "toy-gauss" in done.err
