@@ -33,7 +33,7 @@ def check_config(config: NgpConfig) -> None:
     """Raise a StudioError for the first field whose value cannot work."""
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise StudioError(f"{name}: {value:g} is out of range.", fix=f"Use a value from {low:g} to {high:g}.")
     for name, multiple in _MULTIPLES.items():
         value = getattr(config, name)

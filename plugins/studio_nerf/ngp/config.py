@@ -18,7 +18,16 @@ class NgpConfig(PluginConfig):
         "default": {},
         "quality": {"steps": 40_000, "samples": 131_072, "log2_rows": 19, "finest": 2048},
         "forward": {"space": "ndc"},
-        "unbounded": {"space": "contract", "log2_rows": 18, "distortion": 1e-3},
+        "unbounded": {"space": "contract", "log2_rows": 18},
+    }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "samples": 2048,
+        "steps_across": 64,
+        "grid_resolution": 32,
+        "levels": 4,
+        "finest": 64,
+        "log2_rows": 10,
+        "grid_every": 2,
     }
 
     steps: int = 20_000
@@ -54,8 +63,8 @@ class NgpConfig(PluginConfig):
     """Colour error beyond which the loss grows linearly (Huber)."""
     random_background: bool = True
     """Composite rays on random colours, so that what is opaque in the photos becomes opaque."""
-    distortion: float = 0.0
-    """Weight of the distortion loss of mip-NeRF 360, against haze and floaters."""
+    distortion: float | None = None
+    """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: only in contracted space."""
 
     # ---- optimiser
     samples: int = 65_536

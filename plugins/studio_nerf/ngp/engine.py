@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from studio.marching import PackedSamples
@@ -55,6 +55,11 @@ class Visible(Protocol):
 
     @property
     def density(self) -> Float[Tensor, " k"]: ...
+
+    @property
+    def chosen(self) -> Int[Tensor, " k"]:
+        """Which of the marched samples they are."""
+        ...
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,6 +68,10 @@ class CpuVisible:
     @property
     def density(self) -> Float[Tensor, " k"]:
         return torch.from_numpy(self.densities)
+
+    @property
+    def chosen(self) -> Int[Tensor, " k"]:
+        return torch.from_numpy(self.index).long()
 
 
 class CpuEngine:

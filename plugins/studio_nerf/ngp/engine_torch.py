@@ -33,6 +33,7 @@ class TorchVisible:
     samples: PackedSamples
     places: Float[Tensor, "k 3"]
     density: Float[Tensor, " k"]
+    chosen: Int[Tensor, " k"]
 
 
 class TorchEngine:
@@ -69,7 +70,7 @@ class TorchEngine:
         density, _ = self._density_at(places)
         _, transmittance = packed_weights(density, samples)
         keep = visible(transmittance, early_stop) & (density * samples.lengths >= least_thickness)
-        return TorchVisible(samples.keep(keep), places[keep], density[keep])
+        return TorchVisible(samples.keep(keep), places[keep], density[keep], keep.nonzero()[:, 0])
 
     @torch.no_grad()
     def colors(self, visible: TorchVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:

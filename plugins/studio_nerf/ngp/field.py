@@ -38,8 +38,12 @@ _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
 surface missed by a few of the random points in its cell is still far above the threshold."""
+_GRID_THRESHOLD = 0.01
+"""Optical thickness of a step through a cell that counts; where haze is cleared away, thrice what is cleared."""
 _GRID_SHARE = 8
 """After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
+_MOST_SAMPLES = 1024
+"""Occupied samples of a ray that are looked at in rendering."""
 _RENDERED_RAYS = 1 << 14
 """Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
@@ -67,6 +71,7 @@ class NgpField(Field):
             config.grid_resolution,
             self.space.levels,
             decay=_GRID_DECAY,
+            threshold=max(_GRID_THRESHOLD, 3 * self.space.least_thickness),
             warmup=_GRID_WARMUP,
         )
         photos = scene_info.num_train
@@ -167,19 +172,20 @@ class NgpField(Field):
         if "poses" in own:
             origins, directions = corrected_rays(own["poses"], origins, directions)
         rays = self.world.rays(origins, directions)
-        samples = self._march(rays, jitter)
+        samples = self._march(rays, jitter, self._schedule.reach)
         n = self._schedule.affordable(samples)
         samples = _first_rays(samples, n)
         marched = (rays.origins[:n].detach().contiguous(), rays.directions[:n].detach().contiguous())
-        visible = self.engine().visible(samples, *marched, EARLY_STOP, 0.0)
-        self._schedule.observe(step, len(visible.density) / n)
+        thin = self._schedule.least_thickness(step, self.space.least_thickness)
+        visible = self.engine().visible(samples, *marched, EARLY_STOP, thin)
+        self._schedule.observe(step, samples, visible.samples, visible.chosen)
         view = self._view(directions[:n], own["appearance"][:n] if "appearance" in own else None)
         targets = RayTargets(
             rgb=torch.lerp(background[:n], batch.rgb[:n], batch.alpha[:n]),
             background=background[:n],
             view=view.detach().contiguous().requires_grad_(bool(own)),
             loss_limit=config.loss_limit,
-            distortion=config.distortion,
+            distortion=self.space.distortion,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
         rates = Rates(config.lr * factor, config.lr_networks * factor)
@@ -233,7 +239,9 @@ class NgpField(Field):
         count = None if everything else self.config.grid_resolution**3 // _GRID_SHARE
         self.grid.update(self.engine().density, step_size=self.space.step_size, generator=generator, count=count)
 
-    def _march(self, rays: MarchedFrame, jitter: Float[Tensor, " n"] | None = None) -> PackedSamples:
+    def _march(
+        self, rays: MarchedFrame, jitter: Float[Tensor, " n"] | None = None, most: int = _MOST_SAMPLES
+    ) -> PackedSamples:
         return self.grid.march(
             rays.origins.detach().contiguous(),
             rays.directions.detach().contiguous(),
@@ -242,6 +250,7 @@ class NgpField(Field):
             step_size=self.space.step_size,
             cone_angle=self.space.cone_angle,
             jitter=jitter,
+            max_samples=most,
         )
 
     def _view(self, directions: Float[Tensor, "n 3"], look: Float[Tensor, "n a"] | None) -> Float[Tensor, "n v"]:
@@ -317,7 +326,7 @@ class NgpField(Field):
     def ray_samples(self, origin: Float[Tensor, " 3"], direction: Float[Tensor, " 3"]) -> RaySamples:
         """What `render` composites along one ray; see `studio.plugin.abilities.HasRaySamples`."""
         origin, direction = origin.to(self.device).float(), direction.to(self.device).float()
-        visible, rays = self.look(origin[None], direction[None], 0.0)
+        visible, rays = self.look(origin[None], direction[None], self.space.least_thickness)
         samples = visible.samples
         weights, _ = packed_weights(visible.density, samples)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from studio.marching import PackedSamples
 from studio_nerf.ngp.config import NgpConfig
@@ -17,6 +20,11 @@ _MOST_MARCHED = 12
 """Marched samples of a step, as a multiple of those wanted; rays beyond wait for a grid that knows more."""
 _WARMUP = 20
 """Steps over which the learning rate rises."""
+_SHORTEST_REACH, _LONGEST_REACH = 64, 1024
+_REACHED, _REACH_MARGIN = 0.995, 2.0
+"""Share of the rays whose last visible sample counts, and by how much more is looked at."""
+_HAZY_STEPS = 256
+"""Steps before haze is cleared away."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -33,12 +41,17 @@ class Schedule:
         self.config = config
         self.samples_a_ray = _FIRST_SAMPLES_A_RAY
         """Samples of a ray that light reaches, a moving mean."""
+        self._last_seen = float(_LONGEST_REACH)
 
     def rate_factor(self, step: int, progress: float) -> float:
         """Factor on all learning rates: a short rise, a plateau, an exponential fall."""
         config = self.config
         late = max(progress - config.decay_start, 0.0) / max(1.0 - config.decay_start, 1e-9)
         return min(1.0, (step + 1) / _WARMUP) * config.lr_decay ** min(late, 1.0)
+
+    def least_thickness(self, step: int, final: float) -> float:
+        """Optical thickness of a sample that is worth looking at: everything, until surfaces have begun to form."""
+        return final if step >= _HAZY_STEPS else 0.0
 
     def rays(self) -> int:
         """Rays of the next step."""
@@ -53,13 +66,33 @@ class Schedule:
         bound = torch.tensor(limit, device=samples.offsets.device)
         return max(int(torch.searchsorted(samples.offsets, bound, right=True)) - 1, 1)
 
-    def observe(self, step: int, samples_a_ray: float) -> None:
-        """Take note of how many samples a ray of this step had."""
+    @property
+    def reach(self) -> int:
+        """Occupied samples of a ray that are looked at; behind them light has ended for nearly all rays."""
+        return min(max(math.ceil(_REACH_MARGIN * self._last_seen), _SHORTEST_REACH), _LONGEST_REACH)
+
+    def observe(self, step: int, marched: PackedSamples, visible: PackedSamples, chosen: Int[Tensor, " k"]) -> None:
+        """Take note of where on the rays of this step the light ended.
+
+        Args:
+            step: The step.
+            marched: All samples of its rays.
+            visible: Those that light reaches.
+            chosen: Which of the marched they are.
+        """
         share = _QUICK if step < _QUICK_STEPS else _SLOW
-        self.samples_a_ray += share * (max(samples_a_ray, 1.0) - self.samples_a_ray)
+        mean = max(len(visible.starts) / visible.rays, 1.0)
+        self.samples_a_ray += share * (mean - self.samples_a_ray)
+        some = visible.counts > 0
+        if bool(some.any()):
+            last = chosen[visible.offsets[1:][some] - 1] - marched.offsets[:-1][some]
+            seen = float(last.kthvalue(max(int(_REACHED * len(last)), 1)).values) + 1
+            # Up at once, as rays that are cut short are judged wrongly; down slowly.
+            self._last_seen += (1.0 if seen > self._last_seen else _SLOW) * (seen - self._last_seen)
 
     def state(self) -> dict[str, Any]:
-        return {"samples_a_ray": self.samples_a_ray}
+        return {"samples_a_ray": self.samples_a_ray, "last_seen": self._last_seen}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.samples_a_ray = float(state["samples_a_ray"])
+        self._last_seen = float(state["last_seen"])

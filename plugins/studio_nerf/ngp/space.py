@@ -31,6 +31,10 @@ _NEAR_SHARE = 0.02
 """Distance at which rays begin among cameras, in radii of the cameras."""
 _COARSER = 2.0
 """Steps among cameras are this much longer: rays there are long, and mostly cross empty space."""
+_HAZE = 0.002
+"""Haze among cameras that is cleared away; the idea of nerfacc's `alpha_thre`, which is five times as much."""
+_DISTORTION = 1e-4
+"""Weight of the distortion loss among cameras where none is chosen."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
 
@@ -46,6 +50,8 @@ class Space:
         step_size: Least length of a marching step.
         cone_angle: Growth of the step with distance.
         near: Distance at which rays begin.
+        least_thickness: Optical thickness of a step that is worth looking at; thinner haze is cleared away.
+        distortion: Weight of the distortion loss.
     """
 
     kind: Kind
@@ -54,6 +60,8 @@ class Space:
     step_size: float
     cone_angle: float
     near: float
+    least_thickness: float = 0.0
+    distortion: float = 0.0
 
     @classmethod
     def build(cls, config: NgpConfig, info: SceneInfo) -> Space:
@@ -65,17 +73,28 @@ class Space:
             kind = config.space
         if kind == "ndc":
             unit = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-            return cls("ndc", unit, 1, 2 * math.sqrt(3) / config.steps_across, 0.0, 0.0)
+            step = 2 * math.sqrt(3) / config.steps_across
+            return cls("ndc", unit, 1, step, 0.0, 0.0, distortion=config.distortion or 0.0)
         if kind == "box":
             half = _DEFAULT_HALF
             box = info.bounds or ((-half, -half, -half), (half, half, half))
-            return cls("box", box, 1, math.dist(*box) / config.steps_across, 0.0, 0.0)
+            step = math.dist(*box) / config.steps_across
+            return cls("box", box, 1, step, 0.0, 0.0, distortion=config.distortion or 0.0)
         half = info.camera_extent
         reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * half
         levels = min(max(math.ceil(math.log2(max(reach / half, 1.0))) + 1, 2), _MOST_LEVELS)
         step = _COARSER * 2 * half * math.sqrt(3) / config.steps_across
         box = ((-half, -half, -half), (half, half, half))
-        return cls("contract", box, levels, step, config.cone_angle, _NEAR_SHARE * half)
+        return cls(
+            "contract",
+            box,
+            levels,
+            step,
+            config.cone_angle,
+            _NEAR_SHARE * half,
+            least_thickness=_HAZE,
+            distortion=_DISTORTION if config.distortion is None else config.distortion,
+        )
 
     @property
     def contracted(self) -> bool:

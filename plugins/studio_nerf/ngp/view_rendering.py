@@ -40,7 +40,9 @@ class RayShader:
 
     def __call__(self, rays: Rays) -> dict[str, Float[Tensor, "n c"]]:
         directions = rays.directions.float()
-        visible, marched = self.field.look(rays.origins, directions, _LEAST_THICKNESS)
+        visible, marched = self.field.look(
+            rays.origins, directions, max(_LEAST_THICKNESS, self.field.space.least_thickness)
+        )
         samples = visible.samples
         weights, _ = packed_weights(visible.density, samples)
         shown: dict[str, Tensor] = {}
