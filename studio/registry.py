@@ -146,7 +146,8 @@ def _probe(registrations: Iterable[_Registration]) -> dict[_Registration, dict[s
             process.kill()
             process.communicate()
             answers[registration] = {
-                "reason": f"importing {registration.value} did not finish within {PROBE_SECONDS:.0f} s"
+                "reason": f"importing {registration.value} did not finish within {PROBE_SECONDS:.0f} s "
+                "(studio plugins --refresh tries again)"
             }
             continue
         try:
@@ -239,18 +240,24 @@ def find_plugin(name: str) -> PluginEntry:
         raise StudioError(f"There is no plugin named '{name}'.", fix=hint)
     if match.status != "ok":
         raise StudioError(
-            f"Plugin '{name}' ({match.distribution}) cannot be used: {match.reason}.", fix="See: studio plugins"
+            f"Plugin '{name}' ({match.distribution}) cannot be used: {match.reason}.",
+            fix=f"See: studio plugins why {name}",
         )
     return match
 
 
 def load_config_class(entry: PluginEntry) -> type[PluginConfig]:
     """Import a plugin's configuration class, and nothing else of it."""
-    from studio.plugin.config import PluginConfig
+    from studio.plugin.config import PluginConfig, config_problems
 
     config = _load(entry, entry.spec.config if entry.spec else entry.value)
     if not (isinstance(config, type) and issubclass(config, PluginConfig)):
         raise StudioError(f"Plugin '{entry.name}': config {config!r} is not a subclass of studio.plugin.PluginConfig.")
+    if problems := config_problems(config):
+        raise StudioError(
+            f"Plugin '{entry.name}': {config.__module__}.{config.__name__}: {problems[0]}.",
+            fix=f"Its author ({entry.distribution}) has to change it.",
+        )
     return config
 
 
@@ -261,6 +268,7 @@ def load_plugin_class(entry: PluginEntry) -> type[Plugin]:
         StudioError: The import fails, the class is of the wrong kind, or a declared capability's method is missing.
     """
     from studio.plugin.base import Field, Generator, Plugin
+    from studio.plugin.deprecation import warn_of_overridden
 
     assert entry.spec is not None
     cls = _load(entry, entry.spec.target)
@@ -278,6 +286,7 @@ def load_plugin_class(entry: PluginEntry) -> type[Plugin]:
                 )
     if not issubclass(cls, Plugin) or "train" in vars(cls):
         raise StudioError(f"Plugin '{entry.name}': {entry.spec.target} overrides nn.Module.train, which breaks eval().")
+    warn_of_overridden(cls, base)
     return cls
 
 

@@ -52,6 +52,20 @@ class DiffusionConfig(PluginConfig):
             "min_snr": None,
         },
     }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "batch": 16,
+        "timesteps": 50,
+        "channels": 16,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_size": 8,
+        "head_dim": 8,
+        "text_dim": 16,
+        "text_layers": 1,
+        "lr": 2e-3,
+        "warm_up": 1,
+        "ema_decay": 0.5,
+    }
 
     steps: int = 20_000
     """Training steps."""

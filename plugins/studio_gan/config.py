@@ -56,6 +56,7 @@ class GanConfig(PluginConfig):
             "beta2": 0.99,
         },
     }
+    CHECK: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
 
     steps: int = 5000
     """Training rounds: so many steps of the discriminator, then of the generator."""

@@ -85,6 +85,16 @@ class GPTConfig(LanguageConfig):
             "steps": 3_000,
         },
     }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "tokenizer": "character",
+        "vocab_size": 64,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "context": 32,
+        "dropout": 0.0,
+        "batch": 8,
+    }
 
     steps: int = 10_000
     """Training steps."""
@@ -121,6 +131,17 @@ class CaptionConfig(LanguageConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "large": {"encoder_width": 64, "width": 256, "layers": 6, "heads": 8, "steps": 20_000},
+    }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "grid": 4,
+        "encoder_width": 8,
+        "tokenizer": "character",
+        "vocab_size": 64,
+        "max_tokens": 40,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "batch": 8,
     }
 
     steps: int = 8_000

@@ -46,6 +46,12 @@ class SplatConfig(PluginConfig):
             "lr_stretch": 0.0,
         },
     }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "initial_count": 400,
+        "max_gaussians": 1000,
+        "refine_every": 2,
+        "coarse_levels": 0,
+    }
 
     steps: int = 14_000
     """Training steps, one photo each; with --budget, at most this many."""

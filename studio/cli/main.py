@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("studio.cli.inspect", "Plot density, weights and colour along the ray of one pixel."),
     "export": ("studio.cli.export", "Write a trained scene in another program's format."),
     "data": ("studio.cli.data", "Look into a folder of posed photos: studio data info PATH."),
-    "plugins": ("studio.cli.plugins", "List the plugins."),
+    "plugins": ("studio.cli.plugins", "List the plugins; start, check or debug one of your own."),
     "info": ("studio.cli.info", "Show a plugin's networks, options and presets."),
     "doctor": ("studio.cli.doctor", "Show devices, memory and optional packages."),
 }

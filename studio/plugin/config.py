@@ -25,6 +25,9 @@ class PluginConfig:
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Preset name -> field values that differ from the defaults."""
+    CHECK: ClassVar[Mapping[str, Any]] = {}
+    """Field values of a model so small that `studio plugins check` is done in seconds. It is trained for 20 steps, or
+    as many as 'steps' says here; without them the default configuration is."""
 
     steps: int = 1000
     """Training steps."""
@@ -57,6 +60,48 @@ class PluginConfig:
             StudioError: An unknown field or a value of the wrong type, named with `source`.
         """
         return _from_plain(cls, data, source)
+
+
+def config_problems(cls: type[PluginConfig]) -> list[str]:
+    """What is wrong with the fields of a configuration class, one line each; empty when it is valid."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:  # names in annotations can be anything
+        return [f"its annotations cannot be read ({type(error).__name__}: {error})"]
+    found = []
+    own = {name for base in cls.__mro__ if base is not PluginConfig for name in vars(base).get("__annotations__", {})}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    forgotten = [n for n in sorted(own & set(hints)) if n not in fields and typing.get_origin(hints[n]) is not ClassVar]
+    if forgotten:
+        found.append(f"field '{forgotten[0]}' is no field, as the class is not decorated with @dataclass")
+    for name, f in fields.items():
+        if f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            found.append(f"field '{name}' has no default")
+        if not _is_supported(hints[name]):
+            hint = hints[name]
+            shown = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+            found.append(
+                f"field '{name}' is a {shown.replace('typing.', '')}; fields are int, float, str, bool, None, Literal, "
+                "tuples or unions of these, or dataclasses of such fields"
+            )
+    return found
+
+
+def _is_supported(hint: Any) -> bool:
+    """Whether plain data and the command line can hold values of an annotated type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _is_supported(args[0])
+    if origin is typing.Literal:
+        return all(isinstance(value, (str, int, bool)) for value in args)
+    if origin is tuple:
+        return bool(args) and all(a is Ellipsis or _is_supported(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return all(a is type(None) or _is_supported(a) for a in args)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        inner = typing.get_type_hints(hint)
+        return all(_is_supported(inner[f.name]) for f in dataclasses.fields(hint))
+    return hint in (int, float, str, bool)
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str | None:

@@ -28,6 +28,13 @@ class NerfConfig(PluginConfig):
             "precision": "fp32",
         },
     }
+    CHECK: ClassVar[Mapping[str, Any]] = {
+        "rays": 32,
+        "batch_samples": 512,
+        "samples_across": 32,
+        "grid_resolution": 16,
+        "warmup": 0.0,
+    }
 
     steps: int = 20_000
     """Training steps."""
