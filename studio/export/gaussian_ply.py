@@ -81,7 +81,9 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     def columns(names: list[str]) -> torch.Tensor:
         values = np.empty((len(table), len(names)), np.float32)
         for i, name in enumerate(names):
-            values[:, i] = table[name]
+            # Doubles beyond the range of float32 become infinite, which is told below.
+            with np.errstate(over="ignore"):
+                values[:, i] = table[name]
             # Infinite scales and opacities are how exact 0 and 1 look before activation; others have no meaning.
             bad = np.isnan(values[:, i]) if name.startswith(("opacity", "scale_")) else ~np.isfinite(values[:, i])
             if bad.any():
@@ -108,8 +110,8 @@ def _refuse_other_kinds(header: PlyHeader) -> None:
     names = set(vertex.names) if vertex is not None else set()
     if "packed_position" in names:
         raise StudioError(
-            f"{header.path}: is a SuperSplat compressed PLY (property 'packed_position'), which is not read here.",
-            fix="Convert it to a plain splat PLY first, for example by saving it as .ply in SuperSplat.",
+            f"{header.path}: is a SuperSplat compressed PLY (property 'packed_position'), not a plain one.",
+            fix="Convert it with: studio export FILE --format ply",
         )
     if vertex is not None and {"x", "y", "z"} <= names and not names & {"f_dc_0", "opacity", "scale_0", "rot_0"}:
         kind = "a mesh" if (face := header.element("face")) is not None and face.count else "a point cloud"

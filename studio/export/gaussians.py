@@ -90,3 +90,9 @@ class GaussianCloud:
     def select(self, index: Tensor) -> GaussianCloud:
         """The Gaussians at `index`: a bool mask, or positions in the wanted order."""
         return GaussianCloud(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+
+    def truncated(self, sh_degree: int) -> GaussianCloud:
+        """The same Gaussians with spherical harmonics of at most this degree: higher coefficients are left out."""
+        if not 0 <= sh_degree <= MAX_DEGREE:
+            raise ValueError(f"sh_degree must be 0 to {MAX_DEGREE}, got {sh_degree}")
+        return dataclasses.replace(self, sh=self.sh[:, : (sh_degree + 1) ** 2])

@@ -1,4 +1,4 @@
-"""Reading the vertex table of PLY files: ASCII and binary of both byte orders, any scalar properties."""
+"""Reading the tables of PLY files: ASCII and binary of both byte orders, any scalar properties."""
 
 from __future__ import annotations
 
@@ -81,35 +81,43 @@ def read_ply_header(path: str | os.PathLike[str]) -> PlyHeader:
 
 
 def read_ply_vertices(header: PlyHeader) -> np.ndarray:
-    """The `vertex` element as a structured array: one row a vertex, one field a property, in the file's own types.
+    """The `vertex` element; see `read_ply_element`."""
+    return read_ply_element(header, "vertex")
 
-    A binary file is mapped, not loaded: only the fields that are used are read.
+
+def read_ply_element(header: PlyHeader, name: str) -> np.ndarray:
+    """An element as a structured array: one row an item, one field a property, in the file's own types.
+
+    A binary file is mapped, not loaded: only the fields that are used are read. Nothing is allocated for rows that
+    the file has not.
 
     Raises:
-        StudioError: No vertex element, list properties in it, or fewer data than the header promises.
+        StudioError: No such element, list properties in it, or fewer data than the header promises.
     """
-    vertex = header.element("vertex")
-    if vertex is None:
+    element = header.element(name)
+    if element is None:
         names = ", ".join(element.name for element in header.elements) or "none"
-        raise StudioError(f"{header.path}: has no element 'vertex' (elements: {names}).", fix="Is this the right file?")
-    if vertex.has_lists:
-        name = next(p.name for p in vertex.properties if p.count_type is not None)
-        raise StudioError(f"{header.path}: the vertex property '{name}' is a list; only numbers are understood.")
-    if len(set(vertex.names)) != len(vertex.names):
-        raise StudioError(f"{header.path}: a vertex property is declared twice ({', '.join(vertex.names)}).")
-    before = header.elements[: header.elements.index(vertex)]
+        raise StudioError(f"{header.path}: has no element '{name}' (elements: {names}).", fix="Is this the right file?")
+    if element.has_lists:
+        listed = next(p.name for p in element.properties if p.count_type is not None)
+        raise StudioError(f"{header.path}: the {name} property '{listed}' is a list; only numbers are understood.")
+    if len(set(element.names)) != len(element.names):
+        raise StudioError(f"{header.path}: a {name} property is declared twice ({', '.join(element.names)}).")
+    if element.count and not element.properties:
+        raise StudioError(f"{header.path}: the element '{name}' has no properties.", fix="Export it again.")
+    before = header.elements[: header.elements.index(element)]
     if header.order == "":
-        return _read_ascii(header, vertex, skip=sum(element.count for element in before))
+        return _read_ascii(header, element, skip=sum(element.count for element in before))
     start = header.size
-    for element in before:
-        start += _binary_size(header, element, start)
-    dtype = vertex.dtype(header.order)
+    for other in before:
+        start += _binary_size(header, other, start)
+    dtype = element.dtype(header.order)
     available = max(header.path.stat().st_size - start, 0)
-    if available < vertex.count * dtype.itemsize:
-        raise _truncated(header, vertex, available // dtype.itemsize)
-    if vertex.count == 0 or dtype.itemsize == 0:
-        return np.zeros(vertex.count, dtype)
-    return np.memmap(header.path, dtype=dtype, mode="r", offset=start, shape=(vertex.count,))
+    if available < element.count * dtype.itemsize:
+        raise _truncated(header, element, available // dtype.itemsize)
+    if element.count == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(header.path, dtype=dtype, mode="r", offset=start, shape=(element.count,))
 
 
 def _parse_header(path: Path, file: BinaryIO) -> PlyHeader:
@@ -166,9 +174,9 @@ def _what_else(start: bytes) -> str:
 
 
 def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
-    """Bytes of an element that stands before the vertices; lists make its rows differ in length."""
+    """Bytes of an element that stands before the wanted one; lists make its rows differ in length."""
     if not element.has_lists:
-        return element.count * element.dtype(header.order).itemsize
+        return element.count * sum(np.dtype(_SCALARS[p.type]).itemsize for p in element.properties)
     size = 0
     with open(header.path, "rb") as file:
         file.seek(start)
@@ -183,13 +191,20 @@ def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
                 raw = file.read(count_type.itemsize)
                 if len(raw) < count_type.itemsize:
                     raise _truncated(header, element, row)
-                count = int(np.frombuffer(raw, count_type)[0])
+                length = np.frombuffer(raw, count_type)[0]
+                # A length below zero would lead back into the file, and round for ever.
+                if not (length >= 0 and length == np.floor(length) and np.isfinite(length)):
+                    raise StudioError(
+                        f"{header.path}: the list '{p.name}' of {element.name} {row} has the length {length}.",
+                        fix="The file is damaged: fetch or export it again.",
+                    )
+                count = int(length)
                 file.seek(count * width, os.SEEK_CUR)
                 size += count_type.itemsize + count * width
     return size
 
 
-def _read_ascii(header: PlyHeader, vertex: PlyElement, skip: int) -> np.ndarray:
+def _read_ascii(header: PlyHeader, element: PlyElement, skip: int) -> np.ndarray:
     rows: list[bytes] = []
     with open(header.path, "rb") as file:
         file.seek(header.size)
@@ -199,19 +214,21 @@ def _read_ascii(header: PlyHeader, vertex: PlyElement, skip: int) -> np.ndarray:
             if skip > 0:
                 skip -= 1
                 continue
-            if len(rows) == vertex.count:
+            if len(rows) == element.count:
                 break
             rows.append(line)
-    if len(rows) < vertex.count:
-        raise _truncated(header, vertex, len(rows))
-    table = np.empty(vertex.count, vertex.dtype("="))
+    if len(rows) < element.count:
+        raise _truncated(header, element, len(rows))
+    table = np.empty(element.count, element.dtype("="))
     for index, line in enumerate(rows):
         try:
-            table[index] = tuple(map(float, line.split()))
-        except ValueError as error:
+            # Numbers beyond the range of float32 become infinite, which is told where it matters.
+            with np.errstate(over="ignore"):
+                table[index] = tuple(map(float, line.split()))
+        except (ValueError, OverflowError) as error:
             text = line.decode("utf-8", errors="replace").strip()[:60]
             raise StudioError(
-                f"{header.path}: vertex {index} has not {len(vertex.properties)} numbers: '{text}'.",
+                f"{header.path}: {element.name} {index} has not {len(element.properties)} numbers: '{text}'.",
                 fix="Fetch or export it again.",
             ) from error
     return table

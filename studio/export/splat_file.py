@@ -7,13 +7,13 @@ quaternion (w, x, y, z) 4 x uint8 as 128 + 128 q.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from studio.errors import StudioError
 from studio.export.gaussians import SH_C0, GaussianCloud
+from studio.export.splat_packing import logits_of_bytes, opacity_bytes, read_whole, unit_quaternions
 from studio.files import atomic_write
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
@@ -31,13 +31,13 @@ def write_splat(path: str | os.PathLike[str], cloud: GaussianCloud) -> None:
     scales = cloud.log_scales.detach().cpu().double().exp()
     opacities = cloud.logit_opacities.detach().cpu().double().sigmoid()
     order = (scales.prod(dim=1) * opacities).argsort(descending=True, stable=True)
-    quats = torch.nn.functional.normalize(cloud.quats.detach().cpu().double(), dim=1)
-    colors = torch.cat([cloud.base_colors.detach().cpu().double(), opacities[:, None]], dim=1)
+    cloud, scales = cloud.select(order), scales[order]
     records = np.zeros(len(cloud), _RECORD)
-    records["mean"] = cloud.means.detach().cpu()[order].numpy()
-    records["scale"] = scales[order].numpy()
-    records["rgba"] = (colors[order] * 255).round().numpy()
-    records["quat"] = (quats[order] * 128 + 128).round().clamp(0, 255).numpy()
+    records["mean"] = cloud.means.detach().cpu().numpy()
+    records["scale"] = scales.numpy()
+    records["rgba"][:, :3] = (cloud.base_colors.detach().cpu().double() * 255).round().numpy()
+    records["rgba"][:, 3] = opacity_bytes(cloud)
+    records["quat"] = np.clip(np.round(unit_quaternions(cloud.quats) * 128 + 128), 0, 255)
     with atomic_write(path) as file:
         file.write(records.tobytes())
 
@@ -45,16 +45,13 @@ def write_splat(path: str | os.PathLike[str], cloud: GaussianCloud) -> None:
 def read_splat(path: str | os.PathLike[str]) -> GaussianCloud:
     """Read a `.splat` file as Gaussians of degree 0.
 
-    Fully transparent and fully opaque Gaussians get the opacity half a step from the end, whose logit is finite.
+    Fully transparent and fully opaque Gaussians get the opacity half a step from the end, whose logit is finite; a
+    quaternion of length 0 counts as no turn.
 
     Raises:
         StudioError: Unreadable, not a multiple of 32 bytes, or with values that are not numbers.
     """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StudioError(f"{path}: cannot be read ({error.strerror or error}).", fix="Check the path.") from error
+    raw = read_whole(path)
     if not raw or len(raw) % _RECORD.itemsize:
         raise StudioError(
             f"{path}: has {len(raw):,} bytes; a .splat file has {_RECORD.itemsize} for each Gaussian.",
@@ -69,12 +66,12 @@ def read_splat(path: str | os.PathLike[str]) -> GaussianCloud:
                 f"(first: {int(bad.argmax())}).",
                 fix="The file is damaged or of another format.",
             )
-    rgba = torch.from_numpy(records["rgba"] / 255.0)
-    opacity = rgba[:, 3].clamp(0.5 / 255, 254.5 / 255)
+    quats = (records["quat"].astype(np.float32) - 128) / 128
+    quats[(quats == 0).all(axis=1)] = (1, 0, 0, 0)
     return GaussianCloud(
         means=torch.from_numpy(records["mean"].copy()),
-        quats=torch.from_numpy((records["quat"].astype(np.float32) - 128) / 128),
+        quats=torch.from_numpy(quats),
         log_scales=torch.from_numpy(np.log(np.maximum(records["scale"], _SMALLEST_SCALE))),
-        logit_opacities=opacity.logit().float(),
-        sh=((rgba[:, None, :3] - 0.5) / SH_C0).float(),
+        logit_opacities=logits_of_bytes(records["rgba"][:, 3]),
+        sh=torch.from_numpy((records["rgba"][:, None, :3] / 255.0 - 0.5) / SH_C0).float(),
     )

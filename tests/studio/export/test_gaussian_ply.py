@@ -171,8 +171,8 @@ def test_values_that_are_not_numbers_are_told_but_infinite_logits_pass(tmp_path:
         (b"ply\nformat ascii 1.0\nelement face 0\nend_header\n", "no element 'vertex' .elements: face"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty list uchar int x\nend_header\n1 2\n", "'x' is a list"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float x\nend_header\n1 2\n", "twice"),
-        (b"ply\nformat ascii 1.0\nelement vertex 2\nend_header\n\n\n", "truncated"),
-        (b"ply\nformat binary_little_endian 1.0\nelement vertex 2\nend_header\n", "'x' is missing"),
+        (b"ply\nformat ascii 1.0\nelement vertex 2\nend_header\n\n\n", "'vertex' has no properties"),
+        (b"ply\nformat binary_little_endian 1.0\nelement vertex 2\nend_header\n", "'vertex' has no properties"),
     ],
 )
 def test_files_of_other_kinds(tmp_path: Path, content: bytes, words: str) -> None:
