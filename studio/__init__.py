@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from studio.cameras import Cameras, interpolate, orbit_of, read_camera_path, spiral_of
+    from studio.datasets import load_dataset
     from studio.errors import StudioError
     from studio.export.pictures import save_picture
     from studio.export.video import VideoWriter
@@ -45,6 +46,7 @@ _HOMES = {
     "VideoWriter": "studio.export.video",
     "interpolate": "studio.cameras",
     "list_plugins": "studio.registry",
+    "load_dataset": "studio.datasets",
     "load_scene": "studio.readers",
     "open_run": "studio.training.loaded",
     "orbit_of": "studio.cameras",
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "interpolate",
     "list_plugins",
+    "load_dataset",
     "load_scene",
     "open_run",
     "orbit_of",

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 from studio.cli import main as command_line
+from studio.cli import run_arguments
+from studio.cli.arguments import parse
+from studio.plugin import DataInfo
+from studio.registry import find_plugin, load_config_class
+from studio.training.run import DataSettings, RunConfig, RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,23 +44,48 @@ def test_commands_are_found() -> None:
     "line",
     [line for line in _commands() if line.startswith("studio ") and "--resume" not in line],
 )
-def test_studio_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_studio_commands_parse(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, name, *arguments = shlex.split(line)
+    (tmp_path / "scenes").symlink_to(ROOT / "scenes")
+    for argument in arguments:
+        _make_generator_run(tmp_path, argument)
     module = importlib.import_module(command_line.COMMANDS[name][0])
     home = importlib.import_module("studio.cli.train_arguments") if name == "train" else module
-    parse = home.parse
 
     def parse_and_stop(*positional: Any, **named: Any) -> None:
         parse(*positional, **named)
         raise _Parsed
 
-    monkeypatch.setattr(home, "parse", parse_and_stop)
-    monkeypatch.chdir(ROOT)
+    for place in (home, run_arguments):
+        if hasattr(place, "parse"):
+            monkeypatch.setattr(place, "parse", parse_and_stop)
+    monkeypatch.chdir(tmp_path)
     try:
         with pytest.raises(_Parsed):
             module.main(arguments, 0.0)
     except SystemExit as stop:
         pytest.fail(f"{line}: exit code {stop.code}\n{capsys.readouterr().err}")
+
+
+def _make_generator_run(root: Path, argument: str) -> None:
+    """The run that an argument such as runs/DATA/PLUGIN names: its plugin decides which options a command has."""
+    parts = Path(argument).parts
+    entry = find_plugin(parts[2]) if parts[:1] == ("runs",) and len(parts) == 3 else None
+    if entry is None or entry.spec is None or entry.spec.kind != "generator":
+        return
+    run = RunFolder.create(root / "runs", parts[1], parts[2])
+    run.write_config(
+        RunConfig(
+            plugin=parts[2],
+            preset=None,
+            config=load_config_class(entry).preset().to_dict(),
+            data=DataSettings(path="nowhere"),
+            info=DataInfo((3, 32, 32), has_captions=True).to_dict(),
+            kind="generator",
+        )
+    )
 
 
 def test_make_targets_exist() -> None:

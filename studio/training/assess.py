@@ -114,7 +114,8 @@ def _assess_pictures(
         figures |= covered
     if options.caption_generator is not None:
         figures["read_back"] = _read_back(options.caption_generator, pictures, asked, options)
-    figures |= _likelihood(generator, test, capabilities)
+    likelihood, kind = _likelihood(generator, test, capabilities)
+    figures |= likelihood
     protocol: dict[str, Any] = {
         "samples": count,
         "seed": options.seed,
@@ -126,7 +127,7 @@ def _assess_pictures(
     }
     if options.caption_generator is not None:
         protocol["read_back_by"] = options.caption_name
-    protocol |= _likelihood_kind(generator, capabilities)
+    protocol |= kind
     return GeneratorReport("pictures", figures, protocol, floor, per_class), pictures
 
 
@@ -237,7 +238,8 @@ def _assess_points(
     samples, asked, speed = _timed(generator, count, _ask(generator, test, count), options)
     real, where = _reference(train, test, count)
     figures = {"samples_per_second": speed, **_point_figures(real, samples)}
-    figures |= _likelihood(generator, test, capabilities)
+    likelihood, kind = _likelihood(generator, test, capabilities)
+    figures |= likelihood
     others = train.batch(evenly(len(train), len(real)))[0]
     floor = _point_figures(real, others) if where == "held out" else {}
     protocol = {
@@ -246,7 +248,7 @@ def _assess_points(
         "conditions": "none" if asked is None else "evenly over classes",
         "reference": f"{len(real):,} points, {where}",
         "sampling": dict(options.sampling),
-        **_likelihood_kind(generator, capabilities),
+        **kind,
     }
     return GeneratorReport("points", figures, protocol, floor), samples
 
@@ -271,9 +273,12 @@ def _gaussian_mmd2(x: Tensor, y: Tensor) -> float:
 
 
 # ---- likelihood of samples ---------------------------------------------------------------------------------------
-def _likelihood(generator: Generator, test: Dataset, capabilities: Sequence[str]) -> dict[str, float]:
+def _likelihood(
+    generator: Generator, test: Dataset, capabilities: Sequence[str]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Mean log-likelihood of held-out samples, and of which kind it is; nothing where the model has none."""
     if "likelihood" not in capabilities:
-        return {}
+        return {}, {}
     rows = evenly(len(test), _LIKELIHOOD_SAMPLES)
     noise = torch.Generator().manual_seed(0)
     total, count, dimensions = 0.0, 0, math.prod(test.sample_shape)
@@ -281,14 +286,15 @@ def _likelihood(generator: Generator, test: Dataset, capabilities: Sequence[str]
         for start in range(0, len(rows), _LIKELIHOOD_BATCH):
             x, cond = test.batch(rows[start : start + _LIKELIHOOD_BATCH])
             condition = cond.tolist() if isinstance(cond, Tensor) else cond
-            nats = generator.log_likelihood(x.to(generator.device), condition, noise)  # type: ignore[operator]
+            try:
+                nats = generator.log_likelihood(x.to(generator.device), condition, noise)  # type: ignore[operator]
+            except StudioError as refusal:
+                # A plugin may have likelihoods in some of its configurations only, as autoencoders have none.
+                return {}, {"likelihood": f"none: {refusal.message}"}
             total, count = total + float(nats.double().sum()), count + len(x)
     mean = total / count
-    return {"nats_per_sample": mean, "bits_per_dim": -mean / dimensions / math.log(2)}
-
-
-def _likelihood_kind(generator: Generator, capabilities: Sequence[str]) -> dict[str, str]:
-    return {"likelihood": str(getattr(generator, "likelihood_kind", "exact"))} if "likelihood" in capabilities else {}
+    figures = {"nats_per_sample": mean, "bits_per_dim": -mean / dimensions / math.log(2)}
+    return figures, {"likelihood": str(getattr(generator, "likelihood_kind", "exact"))}
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def _assess_text(
             figures |= {"nats_per_token": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700.0))}
         what = "lines" if test.lines else f"excerpts of {_EXCERPT} characters, each after the text before it"
         protocol |= {"held_out": f"{len(excerpts)} {what} ({characters:,} characters)"}
-        protocol |= _likelihood_kind(generator, capabilities)
+        protocol |= kind
     return GeneratorReport("text", figures, protocol), texts
 
 
