@@ -61,7 +61,7 @@ def read_compressed_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     header = read_ply_header(path)
     chunks, packed, coefficients = _tables(header)
     count = len(packed)
-    degree = 0 if coefficients is None else _DEGREE_OF[len(coefficients.dtype)]
+    degree = 0 if coefficients is None else _DEGREE_OF[len(coefficients.dtype.names or ())]
     check_memory(path, count, degree)
 
     def within(names: tuple[str, ...], parts: np.ndarray) -> np.ndarray:

@@ -177,15 +177,17 @@ def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
     """Bytes of an element that stands before the wanted one; lists make its rows differ in length."""
     if not element.has_lists:
         return element.count * sum(np.dtype(_SCALARS[p.type]).itemsize for p in element.properties)
-    size = 0
+    size, end = 0, header.path.stat().st_size
+    if start > end:
+        raise _truncated(header, element, 0)
     with open(header.path, "rb") as file:
         file.seek(start)
         for row in range(element.count):
             for p in element.properties:
                 width = np.dtype(_SCALARS[p.type]).itemsize
                 if p.count_type is None:
-                    file.seek(width, os.SEEK_CUR)
                     size += width
+                    file.seek(start + size)
                     continue
                 count_type = np.dtype(header.order + _SCALARS[p.count_type])
                 raw = file.read(count_type.itemsize)
@@ -198,9 +200,10 @@ def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
                         f"{header.path}: the list '{p.name}' of {element.name} {row} has the length {length}.",
                         fix="The file is damaged: fetch or export it again.",
                     )
-                count = int(length)
-                file.seek(count * width, os.SEEK_CUR)
-                size += count_type.itemsize + count * width
+                size += count_type.itemsize + int(length) * width
+                if start + size > end:
+                    raise _truncated(header, element, row)
+                file.seek(start + size)
     return size
 
 

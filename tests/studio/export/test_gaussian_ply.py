@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -179,6 +180,22 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes, words: str) -> Non
     (tmp_path / "x.ply").write_bytes(content)
     with pytest.raises(StudioError, match=rf"x\.ply.*{words}"):
         read_gaussian_ply(tmp_path / "x.ply")
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "words"),
+    [
+        ("char", struct.pack("<b", -1), "the list 'ids' of face 0 has the length -1"),
+        ("float", struct.pack("<f", math.nan), "the list 'ids' of face 0 has the length nan"),
+        ("double", struct.pack("<d", 1e300), "promises 10 of element 'face', there are 0"),
+        ("uint", struct.pack("<I", 2**32 - 1), "promises 10 of element 'face', there are 0"),
+    ],
+)
+def test_lists_of_impossible_lengths(tmp_path: Path, kind: str, length: bytes, words: str) -> None:
+    table = as_table(make_cloud(2, 0))
+    before = (f"element face 10\nproperty list {kind} int ids", length + bytes(100))
+    with pytest.raises(StudioError, match=words):
+        read_gaussian_ply(write_ply(tmp_path / "x.ply", table, before=before))
 
 
 def test_ascii_rows_that_are_not_numbers(tmp_path: Path) -> None:
