@@ -5,14 +5,14 @@ EXTRAS ?= dev
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test examples lint format bench clean
 
 studio := $(VENV)/bin/studio
 python := $(VENV)/bin/python
 # Files that say what is installed; a change of any installs again.
 recipe := pyproject.toml constraints.txt scripts/install.sh
 # What ruff looks at besides the packages, whose types mypy checks too.
-linted := studio plugins tests benchmarks scenes
+linted := studio plugins examples tests benchmarks scenes
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -44,6 +44,9 @@ demo: $(VENV)/.installed ## Train the bundled scene in about two minutes, render
 
 test: $(VENV)/.installed-dev ## Run the tests
 	$(python) -m pytest $(PYTEST_ARGS)
+
+examples: $(VENV)/.installed-dev ## Install the example plugins and new ones as a stranger would, and check them
+	scripts/check_examples.sh $(python)
 
 lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
 	$(python) -m ruff check $(linted)

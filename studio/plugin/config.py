@@ -71,7 +71,7 @@ def config_problems(cls: type[PluginConfig]) -> list[str]:
     found = []
     own = {name for base in cls.__mro__ if base is not PluginConfig for name in vars(base).get("__annotations__", {})}
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    forgotten = [n for n in sorted(own & set(hints)) if n not in fields and typing.get_origin(hints[n]) is not ClassVar]
+    forgotten = [n for n in sorted(own & set(hints)) if n not in fields and not _is_class_variable(hints[n])]
     if forgotten:
         found.append(f"field '{forgotten[0]}' is no field, as the class is not decorated with @dataclass")
     for name, f in fields.items():
@@ -85,6 +85,10 @@ def config_problems(cls: type[PluginConfig]) -> list[str]:
                 "tuples or unions of these, or dataclasses of such fields"
             )
     return found
+
+
+def _is_class_variable(hint: Any) -> bool:
+    return hint is ClassVar or typing.get_origin(hint) is ClassVar
 
 
 def _is_supported(hint: Any) -> bool:

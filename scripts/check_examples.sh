@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Install the example plugins, and a new plugin of each kind, as a stranger would, and run their tests.
+#
+#   scripts/check_examples.sh PYTHON      such as: scripts/check_examples.sh .venv/bin/python
+#
+# The fresh virtual environment sees the packages of PYTHON's own (torch is large), and nothing is downloaded.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+base=$(realpath -s "${1:?name the Python of the environment that the studio is installed in}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$base" -m venv --without-pip "$work/venv"
+python=$work/venv/bin/python
+shared=$("$base" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+own=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+# addsitedir also reads the .pth files there, such as that of an editable studio.
+echo "import site; site.addsitedir('$shared')" >"$own/shared.pth"
+# Of the commands only this environment's are wanted.
+cat >"$work/venv/bin/studio" <<END
+#!$python
+import sys
+from studio.cli.main import main
+sys.exit(main())
+END
+chmod +x "$work/venv/bin/studio"
+studio=$work/venv/bin/studio
+
+install() {
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable "$1"
+}
+
+cp -r examples/realnvp examples/voxels "$work"
+for name in realnvp voxels; do
+    install "$work/$name"
+    echo "== $name"
+    (cd "$work/$name" && "$python" -m pytest --quiet -p no:cacheprovider)
+    "$studio" plugins check "$name" --device cpu
+done
+for kind in generator field reader; do
+    (cd "$work" && "$studio" plugins new "fresh-$kind" --kind "$kind")
+    install "$work/fresh-$kind"
+    echo "== fresh-$kind"
+    (cd "$work/fresh-$kind" && "$python" -m pytest --quiet -p no:cacheprovider)
+done
+"$studio" plugins
+cd "$work"
+"$studio" train fresh-generator toy:moons --steps 200 --no-previews --no-tensorboard --device cpu
+"$studio" sample runs
