@@ -1,4 +1,4 @@
-"""`studio data info`: what is in a folder of posed photos, or in a data set."""
+"""`studio data`: what is in a folder of posed photos or a data set; and posed photos in other programs' formats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from studio.cli.arguments import parse, wants_help
 from studio.cli.console import out, print_json
 from studio.cli.train_arguments import DataOptions, ReaderOptions
 from studio.errors import StudioError
+
+_COMMANDS = {"info": "PATH [OPTIONS]", "convert": "PATH --output FOLDER [--to transforms|colmap]"}
 
 
 @dataclass
@@ -30,11 +32,19 @@ class Info:
 
 def main(argv: Sequence[str], started: float) -> int:
     """Dispatch `studio data ...`."""
-    if not argv or (argv[0] != "info" and wants_help(argv[:1])):
-        out().print("usage: studio data info PATH [OPTIONS]\n\nMore: studio data info --help", markup=False)
+    if not argv or (argv[0] not in _COMMANDS and wants_help(argv[:1])):
+        usage = "\n       ".join(f"studio data {name} {rest}" for name, rest in _COMMANDS.items())
+        out().print(f"usage: {usage}\n\nMore: studio data info --help", markup=False)
         return 0 if argv else 2
-    if argv[0] != "info":
-        raise StudioError(f"There is no command 'studio data {argv[0]}'.", fix="There is: studio data info PATH.")
+    if argv[0] not in _COMMANDS:
+        raise StudioError(
+            f"There is no command 'studio data {argv[0]}'.",
+            fix=f"There is: {', '.join(f'studio data {name} PATH' for name in _COMMANDS)}.",
+        )
+    if argv[0] == "convert":
+        from studio.cli.data_convert import main as convert
+
+        return convert(argv[1:])
     request = parse(Info, argv[1:], prog="studio data info", positionals=1)
     if _is_dataset(request.path):
         return _describe_dataset(request)
