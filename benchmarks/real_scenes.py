@@ -29,8 +29,8 @@ BLACK = 4 / 255
 PROTOCOL = (
     "Every 8th photo by name is held out; photos reduced by an area filter of the factor given. The budget is "
     "wall-clock time from the start of the process `studio train`, with its defaults, kernels compiled before. Mean of "
-    "the photos' PSNR and SSIM, renders clamped and rounded to 8 bits; seed {seed}. Black share: pixels of a frame with "
-    "all channels below 4/255; the blackest frame of a {frames}-frame spiral against the blackest photo. "
+    "the photos' PSNR and SSIM, renders clamped and rounded to 8 bits; seed {seed}. Black share: pixels of a "
+    "frame with all channels below 4/255; the blackest frame of a {frames}-frame spiral against the blackest photo. "
     "Empty share: pixels whose accumulated opacity is below one half, in the emptiest frame."
 )
 
