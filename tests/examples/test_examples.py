@@ -67,12 +67,12 @@ def test_a_short_training_of_the_flow_beats_the_gaussian(monkeypatch: pytest.Mon
     torch.manual_seed(0)
     data = load_dataset("toy:moons", samples=2000)
     x, _ = data.batch(range(2000))
-    model = flow.RealNVP(package.FlowConfig(steps=300, width=32, couplings=6, lr=4e-3), DataInfo((2,)))
+    model = flow.RealNVP(package.FlowConfig(steps=200, width=32, couplings=6, lr=4e-3), DataInfo((2,)))
     model.initialize(data, torch.Generator())
-    model.setup_training(TrainingContext(300))
+    model.setup_training(TrainingContext(200))
     picks = torch.Generator().manual_seed(0)
-    for step in range(300):
+    for step in range(200):
         model.training_step(SampleBatch(x[torch.randint(2000, (256,), generator=picks)]), step)
     held_out, _ = load_dataset("toy:moons", split="test", samples=2000).batch(range(200))
     gaussian = torch.distributions.MultivariateNormal(x.mean(dim=0), torch.cov(x.T))
-    assert float(model.log_likelihood(held_out).mean()) > float(gaussian.log_prob(held_out).mean()) + 0.5
+    assert float(model.log_likelihood(held_out).detach().mean()) > float(gaussian.log_prob(held_out).mean()) + 0.5

@@ -21,7 +21,9 @@ from studio.templates.field.model import TemplateField
 
 ELSEWHERE = Path(__file__).parent / "written_by_a_broken_plugin.txt"
 
-__all__ = ["FogConfig", "GaussConfig", "ToyConfig"]
+__all__ = ["FogConfig", "GaussConfig", "PictureConfig", "ToyConfig"]
+
+PictureConfig = ToyConfig
 
 
 # ---- configurations --------------------------------------------------------------------------------------------------

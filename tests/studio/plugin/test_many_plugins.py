@@ -47,7 +47,10 @@ def test_thirty_plugins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_probe", refuse)
     again = {entry.name: entry.status for entry in registry.list_plugins()}
     assert {name: again[name] for name in expected} == expected
-    code = "import sys; from studio.cli.main import main; main(['plugins', '--json']); print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys\nfrom studio.cli.main import main\n"
+        "main(['plugins', '--json'])\nprint(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     shown = {entry["name"]: entry["status"] for entry in json.loads(done.stdout)}
     assert {name: shown[name] for name in expected} == expected

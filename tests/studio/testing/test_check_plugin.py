@@ -14,9 +14,13 @@ from studio.errors import StudioError
 from studio.plugin import PluginSpec
 from studio.testing import CheckReport, check_plugin
 
-PICTURES = {"config": "broken_plugins:ToyConfig"}
+PICTURES = {"config": "broken_plugins:PictureConfig"}
 TEXT = {"config": "broken_plugins:ToyConfig"}
-FIELD = {"kind": "field", "config": "broken_plugins:FogConfig"}
+FIELD = {
+    "kind": "field",
+    "config": "broken_plugins:FogConfig",
+    "presets": {"quick": "soon done", "default": "takes its time"},
+}
 SMALL_FIELD = {"width": 16, "rays": 32, "samples": 12}
 
 
@@ -33,8 +37,11 @@ def spec(target: str, **changes: Any) -> PluginSpec:
 
 
 def check(plugin: PluginSpec, **options: Any) -> CheckReport:
-    config = SMALL_FIELD if plugin.kind == "field" else None
-    return check_plugin(plugin, device="cpu", config=config, **options)
+    if plugin.kind == "field":
+        options["config"] = SMALL_FIELD
+    elif plugin.config == PICTURES["config"] and "caption" not in plugin.capabilities:
+        options["data"] = "pictures"
+    return check_plugin(plugin, device="cpu", **options)
 
 
 CASES: list[tuple[str, str, dict[str, Any], str]] = [
