@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from studio.cameras import CAMERA_MODELS, Cameras
+from studio.cameras import CAMERA_MODELS, CameraModel, Cameras
 from studio.plugin import Field
 from studio.testing.data import HEIGHT, WIDTH
 from studio.testing.report import CheckFailed, NotApplicable
@@ -44,20 +44,22 @@ def check_render(subject: Subject, field: Field) -> str | None:
         raise CheckFailed("the colours depend on which other outputs are asked for.")
     pair = Cameras.stack([camera, camera])
     _check_outputs(field.render(pair, names), names, (2, HEIGHT, WIDTH), field)
-    for model in field.camera_models:
+    for model in CAMERA_MODELS:
+        if model not in field.camera_models:
+            continue
         _check_outputs(field.render(_camera_of(model, camera), names), names, (HEIGHT, WIDTH), field, model)
     if "opacity" in names:
         _check_background(field, camera, drawn["opacity"])
     return f"{', '.join(names)}; {', '.join(field.camera_models)}"
 
 
-def _camera_of(model: str, camera: Cameras) -> Cameras:
+def _camera_of(model: CameraModel, camera: Cameras) -> Cameras:
     focal = {"equirectangular": (WIDTH / 2, float(HEIGHT)), "orthographic": (WIDTH / 2.0, WIDTH / 2.0)}
     fx, fy = focal.get(model, (float(camera.fx), float(camera.fy)))
     distortion = [0.05, -0.02] if model in ("opencv", "fisheye") else None
     return Cameras.make(
         camera.camera_to_world, width=WIDTH, height=HEIGHT, fx=fx, fy=fy, model=model, distortion=distortion
-    )  # type: ignore[call-overload,arg-type]
+    )
 
 
 def _check_outputs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,10 +197,7 @@ def check_likelihood(subject: Subject, generator: Any) -> str | None:
     total = 0.0
     with torch.no_grad():
         for part in points.split(4096):
-            nats = _asked(
-                lambda given, part=part: generator.log_likelihood(part, given, _noise()),
-                None if condition is None else [condition[0]] * len(part),
-            )
+            nats = _asked(_density_of(generator, part), None if condition is None else [condition[0]] * len(part))
             total += float(nats.double().exp().sum())
     mass = total * (2 * _REACH / (_GRID - 1)) ** 2
     if abs(mass - 1) > _MASS:
@@ -208,6 +206,10 @@ def check_likelihood(subject: Subject, generator: Any) -> str | None:
             "Look for a missing Jacobian or constant, or say likelihood_kind = 'bound'.",
         )
     return f"exact: the density sums to {mass:.3f}"
+
+
+def _density_of(generator: Any, points: Tensor) -> Callable[[Any], Tensor]:
+    return lambda given: generator.log_likelihood(points, given, _noise())
 
 
 def check_stream(subject: Subject, generator: Any) -> str | None:
@@ -257,12 +259,14 @@ def check_edit(subject: Subject, generator: Any) -> str | None:
     mask = torch.zeros(1, 1, SIDE, SIDE, device=generator.device)
     mask[..., : SIDE // 2, :] = 1
     for mode in modes:
-        edited = _asked(
-            lambda given, mode=mode: generator.edit(picture, mode, mask=mask, condition=given, generator=_noise()),
-            condition,
-        )
+        edit = partial(generator.edit, picture, mode, mask=mask)
+        edited = _asked(partial(_edited, edit), condition)
         _check_samples(f"edit(picture, '{mode}')", edited, shape, 1)
     return ", ".join(modes)
+
+
+def _edited(edit: Callable[..., Any], condition: Any) -> Any:
+    return edit(condition=condition, generator=_noise())
 
 
 def check_attention(subject: Subject, generator: Any) -> str | None:
