@@ -54,7 +54,7 @@ class DiffusionConfig(PluginConfig):
     }
     CHECK: ClassVar[Mapping[str, Any]] = {
         "batch": 16,
-        "timesteps": 50,
+        "timesteps": 12,
         "channels": 16,
         "multipliers": (1, 2),
         "blocks": 1,
@@ -131,8 +131,9 @@ class DiffusionSampling(SampleOptions):
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """ddim: few steps; ddpm: ancestral, with fresh noise at each step."""
-    steps: int = 50
-    """Evaluations of the network for each sample, up to the model's number of noise levels."""
+    steps: int | None = None
+    """Evaluations of the network for each sample, up to the model's number of noise levels; default: 50, or all where
+    there are fewer."""
     eta: float = 0.0
     """Share of fresh noise in ddim steps: 0 is deterministic, 1 is ancestral."""
     guidance: float = 1.0

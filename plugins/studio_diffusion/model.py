@@ -31,6 +31,8 @@ from studio_diffusion.samplers import (
 from studio_diffusion.schedule import NoiseSchedule
 
 _LARGEST_BATCH = 128
+_EVALUATIONS = 50
+"""Of the network for a sample, where no number is chosen."""
 _TABLE_SPREAD = 0.02
 
 
@@ -186,7 +188,7 @@ class DiffusionModel(Generator):
         """The noise from which deterministic DDIM sampling leads back to `x`, flattened."""
         chosen = self._options(options)
         model = self._denoiser(self._condition(condition, x.shape[0]), chosen.guidance)
-        levels = visited_levels(self.config.timesteps, chosen.steps)
+        levels = self._levels(chosen)
         x = self._to_model(x.to(self.device))
         return invert(model, x, self.schedule, levels, prediction=self.config.prediction).flatten(1)
 
@@ -209,7 +211,7 @@ class DiffusionModel(Generator):
         condition: Sequence[int] | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         *,
-        evaluations: int = 50,
+        evaluations: int | None = None,
         guidance: float = 1.0,
     ) -> Float[Tensor, steps * shape]:
         """Samples on the great circle between two noises: drawn ones, or those that two given samples come from.
@@ -258,13 +260,11 @@ class DiffusionModel(Generator):
             StudioError: An unknown mode, a missing mask, or a picture that does not fit.
         """
         chosen = self._options(options)
-        levels = visited_levels(self.config.timesteps, chosen.steps)
+        levels = self._levels(chosen)
         given = self._to_model(picture.to(self.device))
         task = edit_start(mode, given, mask, self.data_info.sample_shape, chosen.strength, chosen.factor)
         if task.share < 1.0:
-            levels = visited_levels(
-                self.config.timesteps, chosen.steps, round(task.share * (self.config.timesteps - 1))
-            )
+            levels = self._levels(chosen, round(task.share * (self.config.timesteps - 1)))
         start = self._noise(picture.shape[0], generator)
         if task.origin is not None:
             t = torch.full((picture.shape[0],), levels[0], device=self.device)
@@ -293,12 +293,17 @@ class DiffusionModel(Generator):
     def _choose_precision(self) -> Precision:
         return precision_for(select(str(self.device)), self.config.precision)
 
+    def _levels(self, options: DiffusionSampling, highest: int | None = None) -> list[int]:
+        """The levels that sampling visits."""
+        most = self.config.timesteps
+        return visited_levels(most, options.steps or min(_EVALUATIONS, most), highest)
+
     def _options(self, given: Mapping[str, Any]) -> DiffusionSampling:
         try:
             chosen = DiffusionSampling(**given)
         except TypeError as error:
             raise TypeError(f"sampling options: {error}") from error
-        if not 1 <= chosen.steps <= self.config.timesteps:
+        if chosen.steps is not None and not 1 <= chosen.steps <= self.config.timesteps:
             raise StudioError(
                 f"steps: {chosen.steps} is not possible; the model has {self.config.timesteps} noise levels.",
                 fix=f"Give 1 to {self.config.timesteps}.",
@@ -360,7 +365,7 @@ class DiffusionModel(Generator):
             self._denoiser(condition, options.guidance),
             start,
             self.schedule,
-            levels or visited_levels(self.config.timesteps, options.steps),
+            levels or self._levels(options),
             prediction=self.config.prediction,
             sampler=options.sampler,
             eta=options.eta,
