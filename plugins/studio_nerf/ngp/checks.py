@@ -39,7 +39,7 @@ def check_config(config: NgpConfig) -> None:
         value = getattr(config, name)
         if value % multiple:
             raise StudioError(f"{name}: {value} is no multiple of {multiple}.", fix=f"Use one, such as {4 * multiple}.")
-    if config.finest < config.coarsest:
+    if config.finest is not None and config.finest < config.coarsest:
         raise StudioError(
             f"finest: {config.finest} is coarser than the coarsest level of {config.coarsest} cells.",
             fix="Raise --finest.",

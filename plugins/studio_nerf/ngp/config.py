@@ -18,7 +18,7 @@ class NgpConfig(PluginConfig):
         "default": {},
         "quality": {"steps": 40_000, "samples": 131_072, "log2_rows": 19, "finest": 2048},
         "forward": {"space": "ndc"},
-        "unbounded": {"space": "contract", "log2_rows": 18},
+        "unbounded": {"space": "contract"},
     }
     CHECK: ClassVar[Mapping[str, Any]] = {
         "samples": 2048,
@@ -38,10 +38,10 @@ class NgpConfig(PluginConfig):
     """box: an object in a box; contract: all of space around the cameras; ndc: cameras that face one way; auto: box for
     photos with alpha, contract for others."""
     steps_across: int = 768
-    """Marching steps along the diagonal of the box; in contracted space half as many along that of the inner box."""
+    """Marching steps along the diagonal of the box; in contracted space twice as many along that of the inner box."""
     grid_resolution: int = 128
     """Cells a side of the occupancy grid; a multiple of 4."""
-    cone_angle: float = 0.006
+    cone_angle: float = 0.003
     """Growth of marching steps with distance, outside of a box."""
 
     # ---- encoding and networks
@@ -49,10 +49,10 @@ class NgpConfig(PluginConfig):
     """Resolutions of the hash grid, with four features each; a multiple of 4."""
     coarsest: int = 16
     """Cells a side of the coarsest level."""
-    finest: int = 1024
-    """Cells a side of the finest level."""
-    log2_rows: int = 17
-    """Rows of a level's table, as a power of two."""
+    finest: int | None = None
+    """Cells a side of the finest level; default: 1024, and 2048 in contracted space."""
+    log2_rows: int | None = None
+    """Rows of a level's table, as a power of two; default: 17, and 18 in contracted space."""
     density_width: int = 64
     """Hidden units of the density network; a multiple of 16."""
     color_width: int = 64

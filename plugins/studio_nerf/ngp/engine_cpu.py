@@ -19,25 +19,32 @@ from studio_nerf.ngp.kernels import hash_grid
 from studio_nerf.ngp.kernels.adam import adam_matrix
 from studio_nerf.ngp.kernels.evaluate import density_slope, evaluate_color, evaluate_density
 from studio_nerf.ngp.kernels.layers import Weights
-from studio_nerf.ngp.kernels.samples import place_samples, reached_samples
+from studio_nerf.ngp.kernels.samples import follow_rays, place_samples, reached_samples
 from studio_nerf.ngp.kernels.train import SHARES, scratch_size, train_rays
 from studio_nerf.ngp.networks import Shading
 from studio_nerf.ngp.optimizer import LazyAdam
 from studio_nerf.ngp.space import Space
 
 _LANES = 16
+_FIRST_ROUND = 8
+"""Samples of a ray that are encoded before its light is looked at; later rounds take half as many as were before."""
+_MOST_ROUNDS = 64
 _POINTS_AT_ONCE = 1 << 17
 """Points whose density is asked for without rays: their features take 16 MiB."""
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """Encoded samples of marched rays."""
+class _Followed:
+    """Samples of marched rays that were encoded, by column: the order in which that happened."""
 
     positions: NDArray[np.float32]
     features: NDArray[np.float32]
-    rays: NDArray[np.int32]
     density: NDArray[np.float32]
+    columns: NDArray[np.int32]
+    """Of marched samples."""
+    seen: NDArray[np.int64]
+    """End of those of each ray that were encoded."""
+    count: int
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,11 @@ class CpuVisible:
     """`studio_nerf.ngp.engine.Visible`: views of the engine's buffers, k samples of n rays."""
 
     features: NDArray[np.float32]
-    """Of all m marched samples, (levels, m, 4)."""
+    """Of all samples that were encoded, (levels, columns, 4)."""
     index: NDArray[np.int32]
-    """Which of the m."""
+    """Their columns."""
+    marched: NDArray[np.int32]
+    """Which of the marched samples they are."""
     rays: NDArray[np.int32]
     offsets: NDArray[np.int64]
     lengths: NDArray[np.float32]
@@ -71,7 +80,7 @@ class CpuVisible:
 
     @property
     def chosen(self) -> Int[Tensor, " k"]:
-        return torch.from_numpy(self.index).long()
+        return torch.from_numpy(self.marched).long()
 
 
 class CpuEngine:
@@ -104,8 +113,8 @@ class CpuEngine:
     def visible(
         self, samples: PackedSamples, origins: Tensor, directions: Tensor, early_stop: float, least_thickness: float
     ) -> CpuVisible:
-        placed = self._place(samples, origins, directions, self._weights())
-        return self._reached(samples, placed, early_stop, least_thickness)
+        followed = self._follow(samples, origins, directions, early_stop)
+        return self._reached(samples, followed, early_stop, least_thickness)
 
     def colors(self, visible: CpuVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:
         rgb = np.empty((visible.count, 3), np.float32)
@@ -169,35 +178,56 @@ class CpuEngine:
         return weights, _transposed(weights)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
-    def _place(self, samples: PackedSamples, origins: Tensor, directions: Tensor, weights: Weights) -> _Placed:
-        count = len(samples)
-        positions = self._array("positions", 3, _padded(count))
-        rays, density = self._array("rays", count, dtype=np.int32), self._array("density", count)
-        place_samples(
-            origins.numpy(), directions.numpy(), samples.offsets.numpy(), samples.starts.numpy(), samples.ends.numpy(),
-            self.space.frame, self.space.contracted, positions, rays,
-        )  # fmt: skip
-        features = self._encode(positions)
-        evaluate_density(features, self._indices(count), weights, density)
-        return _Placed(positions, features, rays, density)
+    def _follow(self, samples: PackedSamples, origins: Tensor, directions: Tensor, early_stop: float) -> _Followed:
+        """Encode samples in rounds, from the cameras on, for as long as there is light."""
+        n, weights = samples.rays, self._weights()
+        offsets, starts, ends = samples.offsets.numpy(), samples.starts.numpy(), samples.ends.numpy()
+        start, along = origins.numpy(), directions.numpy()
+        # Every round may leave the rest of 16 columns unused.
+        room = _padded(len(samples)) + _LANES * _MOST_ROUNDS
+        positions, density = self._array("positions", 3, room), self._array("density", room)
+        features = self._array("features", len(self.encoding.cells), room, 4)
+        columns = self._array("columns", len(samples), dtype=np.int32)
+        seen, depth = offsets[:-1].copy(), np.zeros(n, np.float32)
+        rays, counts = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
+        lit, first, looked = n, 0, 0
+        while True:
+            most = max(_FIRST_ROUND, looked // 2)
+            lit = follow_rays(lit, most, early_stop, offsets, starts, ends, density, columns, seen, depth, rays, counts)
+            if lit == 0:
+                return _Followed(positions, features, density, columns, seen, first)
+            looked += most
+            places = np.zeros(lit + 1, np.int64)
+            np.cumsum(counts[:lit], out=places[1:])
+            places += first
+            end = int(places[-1])
+            place_samples(
+                rays[:lit], places, seen, start, along, starts, ends, self.space.frame, self.space.contracted,
+                positions, columns,
+            )  # fmt: skip
+            hash_grid.encode(positions, self.encoding.arrays, self._table(), features, first, _padded(end))
+            evaluate_density(features, self._indices(end)[first:], weights, density[first:end])
+            first = _padded(end)
 
     def _reached(
-        self, samples: PackedSamples, placed: _Placed, early_stop: float, least_thickness: float
+        self, samples: PackedSamples, followed: _Followed, early_stop: float, least_thickness: float
     ) -> CpuVisible:
-        count, padded = len(samples), placed.positions.shape[1]
-        index, rays = (self._array(f"kept.{name}", count, dtype=np.int32) for name in ("index", "rays"))
-        lengths, middles = (self._array(f"kept.{name}", count) for name in ("lengths", "middles"))
+        most, padded = followed.count, _padded(followed.count)
+        names = ("chosen", "index", "rays")
+        chosen, index, rays = (self._array(f"kept.{name}", most, dtype=np.int32) for name in names)
+        lengths, middles, density = (self._array(f"kept.{name}", most) for name in ("lengths", "middles", "density"))
         places = self._array("kept.all_places", 3, padded)
         offsets = self._array("kept.offsets", samples.rays + 1, dtype=np.int64)
         kept = reached_samples(
-            samples.offsets.numpy(), samples.starts.numpy(), samples.ends.numpy(), placed.density, placed.positions,
-            early_stop, least_thickness, index, rays, offsets, lengths, middles, places,
+            samples.offsets.numpy(), followed.seen, samples.starts.numpy(), samples.ends.numpy(), followed.columns,
+            followed.density, followed.positions, early_stop, least_thickness, chosen, index, rays, offsets, lengths,
+            middles, density, places,
         )  # fmt: skip
         compact = self._array("kept.places", 3, _padded(kept))
         compact[:, :kept] = places[:, :kept]
         return CpuVisible(
-            placed.features, index[:kept], rays[:kept], offsets, lengths[:kept], middles[:kept], compact,
-            placed.density[index[:kept]],
+            followed.features, index[:kept], chosen[:kept], rays[:kept], offsets, lengths[:kept], middles[:kept],
+            compact, density[:kept],
         )  # fmt: skip
 
     def _encode(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:

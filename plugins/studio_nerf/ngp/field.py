@@ -34,12 +34,15 @@ APPEARANCE = 16
 """Numbers that describe the look of a photo."""
 EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
+_TABLE, _CONTRACTED_TABLE = (1024, 17), (2048, 18)
+"""Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen. In contracted
+space what is between the cameras has half of the cells a side."""
 _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
 surface missed by a few of the random points in its cell is still far above the threshold."""
 _GRID_THRESHOLD = 0.01
-"""Optical thickness of a step through a cell that counts; where haze is cleared away, thrice what is cleared."""
+"""Optical thickness of a step through a cell that counts."""
 _GRID_SHARE = 8
 """After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
 _MOST_SAMPLES = 1024
@@ -63,7 +66,13 @@ class NgpField(Field):
         check_config(config)
         self.space = Space.build(config, scene_info)
         self.world = WorldFrame(self.space)
-        self.encoding = HashGrid(config.levels, config.coarsest, config.finest, config.log2_rows)
+        finest, log2_rows = _CONTRACTED_TABLE if self.space.contracted else _TABLE
+        self.encoding = HashGrid(
+            config.levels,
+            config.coarsest,
+            config.finest or max(finest, config.coarsest),
+            config.log2_rows or log2_rows,
+        )
         view = DIRECTION + (APPEARANCE if config.appearance else 0)
         self.shading = Shading(self.encoding.width, config.density_width, config.color_width, view)
         self.grid = OccupancyGrid(
@@ -71,7 +80,7 @@ class NgpField(Field):
             config.grid_resolution,
             self.space.levels,
             decay=_GRID_DECAY,
-            threshold=max(_GRID_THRESHOLD, 3 * self.space.least_thickness),
+            threshold=_GRID_THRESHOLD,
             warmup=_GRID_WARMUP,
         )
         photos = scene_info.num_train
@@ -79,7 +88,7 @@ class NgpField(Field):
             "appearance", nn.Parameter(torch.zeros(photos, APPEARANCE)) if config.appearance else None
         )
         self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
-        self._schedule = Schedule(config)
+        self._schedule = Schedule(config, lengthen=self.space.contracted)
         self._engine: Engine | None = None
         self._adam: LazyAdam | None = None
         self._context: TrainingContext | None = None
@@ -133,7 +142,7 @@ class NgpField(Field):
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
         self._adam = LazyAdam(self._trained())
-        self._schedule = Schedule(self.config)
+        self._schedule = Schedule(self.config, lengthen=self.space.contracted)
 
     def _trained(self) -> dict[str, Tensor]:
         """All parameters, by the names under which their moments are kept."""
@@ -160,9 +169,10 @@ class NgpField(Field):
         if self._context is None or self._adam is None:
             raise RuntimeError("setup_training must be called before training")
         config, generator = self.config, self._context.generator
+        thin = self._schedule.least_thickness(step, self.space.least_thickness)
         # A new field is about equally thin everywhere, which says nothing about where it will be empty.
         if step > 0 and step % config.grid_every == 0:
-            self._update_grid(generator)
+            self._update_grid(thin, generator)
         drawn = len(batch.origins)
         jitter = torch.rand(drawn, generator=generator).to(batch.origins)
         background = self._training_background(drawn, generator).to(batch.origins)
@@ -172,12 +182,11 @@ class NgpField(Field):
         if "poses" in own:
             origins, directions = corrected_rays(own["poses"], origins, directions)
         rays = self.world.rays(origins, directions)
-        samples = self._march(rays, jitter, self._schedule.reach)
+        samples = self._march(rays, jitter, self._schedule.reach, self._schedule.stride)
         n = self._schedule.affordable(samples)
         samples = _first_rays(samples, n)
         marched = (rays.origins[:n].detach().contiguous(), rays.directions[:n].detach().contiguous())
-        thin = self._schedule.least_thickness(step, self.space.least_thickness)
-        visible = self.engine().visible(samples, *marched, EARLY_STOP, thin)
+        visible = self.engine().visible(samples, *marched, EARLY_STOP, thin * self._schedule.stride)
         self._schedule.observe(step, samples, visible.samples, visible.chosen)
         view = self._view(directions[:n], own["appearance"][:n] if "appearance" in own else None)
         targets = RayTargets(
@@ -234,21 +243,32 @@ class NgpField(Field):
         color = self.scene_info.background
         return (torch.zeros(3) if color is None else torch.tensor(color)).repeat(n, 1)
 
-    def _update_grid(self, generator: torch.Generator) -> None:
+    def _update_grid(self, least_thickness: float, generator: torch.Generator) -> None:
+        step_size = self.space.step_size
+
+        def density(points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+            found = self.engine().density(points)
+            # Haze does not count. The grid takes steps to grow with its levels, which ours hardly do.
+            return torch.where(found * step_size >= least_thickness, found / self.space.grid_scale(points), 0.0)
+
         everything = int(self.grid.updates) < self.grid.warmup
         count = None if everything else self.config.grid_resolution**3 // _GRID_SHARE
-        self.grid.update(self.engine().density, step_size=self.space.step_size, generator=generator, count=count)
+        self.grid.update(density, step_size=step_size, generator=generator, count=count)
 
     def _march(
-        self, rays: MarchedFrame, jitter: Float[Tensor, " n"] | None = None, most: int = _MOST_SAMPLES
+        self,
+        rays: MarchedFrame,
+        jitter: Float[Tensor, " n"] | None = None,
+        most: int = _MOST_SAMPLES,
+        stride: float = 1.0,
     ) -> PackedSamples:
         return self.grid.march(
             rays.origins.detach().contiguous(),
             rays.directions.detach().contiguous(),
             rays.near,
             None if rays.far is None else rays.far.detach(),
-            step_size=self.space.step_size,
-            cone_angle=self.space.cone_angle,
+            step_size=self.space.step_size * stride,
+            cone_angle=self.space.cone_angle * stride,
             jitter=jitter,
             max_samples=most,
         )

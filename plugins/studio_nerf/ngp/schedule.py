@@ -25,6 +25,10 @@ _REACHED, _REACH_MARGIN = 0.995, 2.0
 """Share of the rays whose last visible sample counts, and by how much more is looked at."""
 _HAZY_STEPS = 256
 """Steps before haze is cleared away."""
+_WIDEST = 8.0
+_FEW_SAMPLES = 20.0
+"""Samples of a ray at which steps are as long as they are wanted; longer while there are more."""
+_STRIDE_RATE = 0.2
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -35,13 +39,17 @@ class Schedule:
 
     Args:
         config: Of the field.
+        lengthen: Whether steps are longer while light goes a long way.
     """
 
-    def __init__(self, config: NgpConfig) -> None:
+    def __init__(self, config: NgpConfig, *, lengthen: bool = False) -> None:
         self.config = config
         self.samples_a_ray = _FIRST_SAMPLES_A_RAY
         """Samples of a ray that light reaches, a moving mean."""
         self._last_seen = float(_LONGEST_REACH)
+        self.stride = _WIDEST if lengthen else 1.0
+        """Length of marching steps, in those of rendering. Light goes a long way through the fog that a field among
+        cameras begins as, and the fog is smooth: long steps through it leave time for many more rays."""
 
     def rate_factor(self, step: int, progress: float) -> float:
         """Factor on all learning rates: a short rise, a plateau, an exponential fall."""
@@ -83,6 +91,9 @@ class Schedule:
         share = _QUICK if step < _QUICK_STEPS else _SLOW
         mean = max(len(visible.starts) / visible.rays, 1.0)
         self.samples_a_ray += share * (mean - self.samples_a_ray)
+        if self.stride > 1:
+            change = (self.samples_a_ray / _FEW_SAMPLES) ** _STRIDE_RATE
+            self.stride = min(max(self.stride * change, 1.0), _WIDEST)
         some = visible.counts > 0
         if bool(some.any()):
             last = chosen[visible.offsets[1:][some] - 1] - marched.offsets[:-1][some]
@@ -91,8 +102,9 @@ class Schedule:
             self._last_seen += (1.0 if seen > self._last_seen else _SLOW) * (seen - self._last_seen)
 
     def state(self) -> dict[str, Any]:
-        return {"samples_a_ray": self.samples_a_ray, "last_seen": self._last_seen}
+        return {"samples_a_ray": self.samples_a_ray, "last_seen": self._last_seen, "stride": self.stride}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.samples_a_ray = float(state["samples_a_ray"])
         self._last_seen = float(state["last_seen"])
+        self.stride = float(state["stride"])

@@ -29,11 +29,11 @@ _FARTHEST = 16.0
 _MOST_LEVELS = 6
 _NEAR_SHARE = 0.02
 """Distance at which rays begin among cameras, in radii of the cameras."""
-_COARSER = 2.0
-"""Steps among cameras are this much longer: rays there are long, and mostly cross empty space."""
+_FINER = 0.5
+"""Steps among cameras are so much shorter: what is seen from near needs steps of about a pixel."""
 _HAZE = 0.002
-"""Haze among cameras that is cleared away; the idea of nerfacc's `alpha_thre`, which is five times as much."""
-_DISTORTION = 1e-4
+"""Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
+_DISTORTION = 6e-3
 """Weight of the distortion loss among cameras where none is chosen."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
@@ -83,7 +83,7 @@ class Space:
         half = info.camera_extent
         reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * half
         levels = min(max(math.ceil(math.log2(max(reach / half, 1.0))) + 1, 2), _MOST_LEVELS)
-        step = _COARSER * 2 * half * math.sqrt(3) / config.steps_across
+        step = _FINER * 2 * half * math.sqrt(3) / config.steps_across
         box = ((-half, -half, -half), (half, half, half))
         return cls(
             "contract",
@@ -106,6 +106,12 @@ class Space:
         """Centre (3) of the cube around the box, and 1 / half its side."""
         low, high = np.array(self.box)
         return np.array([*(0.5 * (low + high)), 2.0 / (high - low).max()], np.float32)
+
+    def grid_scale(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        """Size of the occupancy cells at points, over that of the first level."""
+        frame = torch.from_numpy(self.frame).to(points)
+        radius = ((points - frame[:3]) * frame[3]).abs().amax(dim=-1).clamp_min(1.0)
+        return radius.log2().ceil().clamp_max(self.levels - 1).exp2()
 
     def to_unit(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
         """Points in the encoding's unit cube; differentiable."""

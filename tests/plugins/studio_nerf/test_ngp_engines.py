@@ -14,12 +14,14 @@ from torch import Tensor
 from studio.kernels import cache
 from studio.marching import PackedSamples
 from studio.plugin import SceneInfo
+from studio_nerf.ngp import engine_cpu
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.encoding import HashGrid
 from studio_nerf.ngp.engine import Rates, RayTargets
 from studio_nerf.ngp.engine_cpu import CpuEngine
 from studio_nerf.ngp.engine_torch import TorchEngine
-from studio_nerf.ngp.kernels import hash_grid
+from studio_nerf.ngp.kernels import evaluate, hash_grid
+from studio_nerf.ngp.kernels.samples import follow_rays, place_samples
 from studio_nerf.ngp.kernels.train import SHARES, scratch_size, train_rays
 from studio_nerf.ngp.networks import Shading
 from studio_nerf.ngp.optimizer import LazyAdam
@@ -136,6 +138,50 @@ def test_densities_and_choice_of_samples_match_torch(space: str) -> None:
     view = make_targets(16, dtype=torch.float64).view
     assert relative(fast.colors(got, view.float()), slow.colors(expected, view)) < 1e-5
     assert relative(fast.density_gradients(got), slow.density_gradients(expected)) < 1e-4
+
+
+def test_rays_are_followed_until_their_light_ends() -> None:
+    # Rays of 20, 0 and 3 samples of length 0.1; light ends behind an optical thickness of 1.
+    offsets = np.array([0, 20, 20, 23])
+    starts = 0.1 * np.arange(23, dtype=np.float32)
+    for density, behind in ((2.0, []), (0.5, [0])):
+        seen, depth, counts = offsets[:-1].copy(), np.zeros(3, np.float32), np.zeros(3, np.int32)
+        rays, columns = np.arange(3, dtype=np.int32), np.zeros(23, np.int32)
+        by_column = np.full(32, density, np.float32)
+        arrays = (offsets, starts, starts + np.float32(0.1), by_column, columns, seen, depth, rays, counts)
+        lit = follow_rays(3, 8, np.exp(-1), *arrays)
+        assert rays[:lit].tolist() == [0, 2]
+        assert counts[:lit].tolist() == [8, 3]
+        places = np.array([0, 8, 11])
+        origins, directions = np.zeros((3, 3), np.float32), np.eye(3, dtype=np.float32)
+        positions = np.full((3, 16), np.nan, np.float32)
+        frame = np.array([0, 0, 0, 0.5], np.float32)
+        place_samples(
+            rays[:lit], places, seen, origins, directions, *arrays[1:3], frame, False, positions, columns
+        )  # fmt: skip
+        assert columns[[0, 7, 20, 22]].tolist() == [0, 7, 8, 10]
+        np.testing.assert_allclose(positions[0, :8], 0.5 + 0.25 * (0.05 + starts[:8]), rtol=1e-6)
+        np.testing.assert_allclose(positions[2, 8:11], 0.5 + 0.25 * (0.05 + starts[20:]), rtol=1e-6)
+        assert np.isnan(positions[:, 11:]).all()
+        lit = follow_rays(lit, 8, np.exp(-1), *arrays)
+        assert rays[:lit].tolist() == behind
+        assert seen.tolist() == [8, 20, 23]
+        assert depth == pytest.approx([0.8 * density, 0, 0.3 * density])
+
+
+def test_what_lies_behind_a_surface_is_not_encoded() -> None:
+    encoding, shading, where = make_model()
+    origins, directions, samples = make_rays()
+    engine = CpuEngine(encoding, shading, where)
+    calls: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        density = evaluate.evaluate_density
+        patch.setattr(engine_cpu, "evaluate_density", lambda f, s, w, d: (calls.append(len(s)), density(f, s, w, d)))
+        everything = engine.visible(samples, origins, directions, 0.0, 0.0)
+        assert sum(calls) == len(samples) == everything.count
+        calls.clear()
+        few = engine.visible(samples, origins, directions, 0.95, 0.0)
+    assert few.count <= sum(calls) < 0.8 * len(samples)
 
 
 @pytest.mark.parametrize(("view", "distortion"), [(16, 0.0), (32, 0.5)])

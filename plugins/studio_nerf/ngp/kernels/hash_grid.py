@@ -112,31 +112,32 @@ def _encode_level(
 
 @cache.device
 def _encode_share(
-    share: int, shares: int, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray, masks: np.ndarray,
-    offsets: np.ndarray, table: np.ndarray, features: np.ndarray,
+    share: int, shares: int, first: int, end: int, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray,
+    masks: np.ndarray, offsets: np.ndarray, table: np.ndarray, features: np.ndarray,
 ) -> None:  # fmt: skip
     rows, weights = np.empty(128, np.int32), np.empty(128, np.float32)
-    blocks = positions.shape[1] // 16
-    first, end = 16 * (share * blocks // shares), 16 * ((share + 1) * blocks // shares)
-    for chunk in range(first, end, _CHUNK):
-        stop = min(chunk + _CHUNK, end)
+    blocks = (end - first) // 16
+    last = first + 16 * ((share + 1) * blocks // shares)
+    for chunk in range(first + 16 * (share * blocks // shares), last, _CHUNK):
+        stop = min(chunk + _CHUNK, last)
         for level in range(cells.shape[0]):
             part = table[offsets[level] : offsets[level + 1]]
             _encode_level(chunk, stop, level, positions, cells, strides, masks, part, features, rows, weights)
 
 
-@cache.kernel("void(i8, f4[:,::1], f4[::1], i4[::1], i4[::1], i8[::1], f4[:,::1], f4[:,:,::1])", parallel=True)
+@cache.kernel("void(i8, i8, i8, f4[:,::1], f4[::1], i4[::1], i4[::1], i8[::1], f4[:,::1], f4[:,:,::1])", parallel=True)
 def _encode(
-    shares: int, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray, masks: np.ndarray, offsets: np.ndarray,
-    table: np.ndarray, features: np.ndarray,
+    shares: int, first: int, end: int, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray,
+    masks: np.ndarray, offsets: np.ndarray, table: np.ndarray, features: np.ndarray,
 ) -> None:  # fmt: skip
     for share in numba.prange(shares):
-        _encode_share(share, shares, positions, cells, strides, masks, offsets, table, features)
+        _encode_share(share, shares, first, end, positions, cells, strides, masks, offsets, table, features)
 
 
 def encode(
-    positions: NDArray[np.float32], grid: GridArrays, table: NDArray[np.float32], features: NDArray[np.float32]
-) -> None:
+    positions: NDArray[np.float32], grid: GridArrays, table: NDArray[np.float32], features: NDArray[np.float32],
+    first: int = 0, end: int | None = None,
+) -> None:  # fmt: skip
     """Interpolated features of positions.
 
     Args:
@@ -144,8 +145,10 @@ def encode(
         grid: The levels.
         table: (rows, 4), all levels one after another.
         features: (levels, m, 4), written.
+        first: First position that is encoded, a multiple of 16.
+        end: End of those that are, a multiple of 16; default m.
     """
-    _encode(cache.get_threads(), positions, *grid, table, features)
+    _encode(cache.get_threads(), first, positions.shape[1] if end is None else end, positions, *grid, table, features)
 
 
 @cache.device
