@@ -58,7 +58,7 @@ class RayCounter(Observer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 10], help="budgets on Lego")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[2, 10], help="budgets on Lego")
     parser.add_argument("--tabletop-minutes", type=float, nargs="*", default=[3], help="budgets on the table-top")
     parser.add_argument("--data", type=Path, default=DATA / "lego", help="folder of the Lego scene")
     parser.add_argument("--preset", default=None, help="preset of the ngp plugin")
