@@ -294,7 +294,12 @@ def _likelihood(
             total, count = total + float(nats.double().sum()), count + len(x)
     mean = total / count
     figures = {"nats_per_sample": mean, "bits_per_dim": -mean / dimensions / math.log(2)}
-    return figures, {"likelihood": str(getattr(generator, "likelihood_kind", "exact"))}
+    return figures, {"likelihood": _kind(generator)}
+
+
+def _kind(generator: Generator) -> str:
+    """Whether a plugin's likelihood is 'exact' or a 'bound'."""
+    return str(getattr(generator, "likelihood_kind", "exact"))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -324,8 +329,7 @@ def _assess_text(
             tokens = sum(len(request.encode(text)) for text in excerpts)
             figures |= {"nats_per_token": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700.0))}
         what = "lines" if test.lines else f"excerpts of {_EXCERPT} characters, each after the text before it"
-        protocol |= {"held_out": f"{len(excerpts)} {what} ({characters:,} characters)"}
-        protocol |= kind
+        protocol |= {"held_out": f"{len(excerpts)} {what} ({characters:,} characters)", "likelihood": _kind(generator)}
     return GeneratorReport("text", figures, protocol), texts
 
 

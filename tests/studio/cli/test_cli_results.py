@@ -199,7 +199,7 @@ def test_plugins_json_is_stable(studio: Any) -> None:
         }  # fmt: skip
     assert listed["ball"]["capabilities"] == ["render", "export"]
     assert listed["ball"]["presets"] == {"big": "radius 0.8"}
-    assert "[at the" in studio("plugins").out
+    assert "[at the" in studio("info", "ball").out
 
 
 def test_a_broken_plugin_is_listed_and_harms_nothing(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
