@@ -52,7 +52,7 @@ class Network(nn.Module):
                 ) from error
         else:
             raise StudioError(
-                f"diffusion: samples of shape {shape or 'text'} are neither points (d) nor pictures (c, h, w).",
+                f"diffusion: the data set holds {data_info.describe()}; it takes points or pictures.",
                 fix="For text there is the plugin gpt.",
             )
         width = self.denoiser.embedding_dim

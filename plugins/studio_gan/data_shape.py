@@ -34,33 +34,27 @@ def check_data(config: GanConfig, info: DataInfo) -> None:
         StudioError: Points for a model of pictures or the other way round, pictures that are too large, or no labels
             where they are needed; names the preset to use.
     """
-    shape = info.sample_shape
+    shape, found = info.sample_shape, f"the data set holds {info.describe()}"
     fix = _advice(info)
     if config.family == "points":
         if len(shape) != 1:
-            raise StudioError(f"This preset of 'gan' models points; {_described(shape)}.", fix=fix)
+            raise StudioError(f"This preset of 'gan' models points; {found}.", fix=fix)
         return
     if len(shape) != 3:
-        raise StudioError(f"This preset of 'gan' models pictures; {_described(shape)}.", fix=fix)
+        raise StudioError(f"This preset of 'gan' models pictures; {found}.", fix=fix)
     if config.family == "conditional":
         if max(shape[1:]) > _FLAT_SIDE:
             raise StudioError(
-                f"This preset of 'gan' takes pictures up to {_FLAT_SIDE}x{_FLAT_SIDE}; {_described(shape)}.", fix=fix
+                f"This preset of 'gan' takes pictures up to {_FLAT_SIDE}x{_FLAT_SIDE}; {found}.",
+                fix=fix,
             )
         if not info.num_classes:
             raise StudioError("This preset of 'gan' needs class labels; the data set has none.", fix=fix)
     elif max(shape[1:]) > _SIDES[-1]:
         raise StudioError(
-            f"This preset of 'gan' takes pictures up to {_SIDES[-1]}x{_SIDES[-1]}; {_described(shape)}.", fix=fix
+            f"This preset of 'gan' takes pictures up to {_SIDES[-1]}x{_SIDES[-1]}; {found}.",
+            fix=fix,
         )
-
-
-def _described(shape: tuple[int, ...]) -> str:
-    if len(shape) == 3:
-        return f"the data set holds pictures of {shape[2]}x{shape[1]} with {shape[0]} channel(s)"
-    if len(shape) == 1:
-        return f"the data set holds points of {shape[0]} numbers"
-    return f"the data set holds samples of shape {shape}" if shape else "the data set holds text"
 
 
 def _advice(info: DataInfo) -> str:

@@ -32,30 +32,25 @@ def check_data(config: VaeConfig, info: DataInfo) -> None:
         StudioError: Points for a model of pictures or the other way round, pictures that are too large, or no labels
             where they are needed; names the preset to use.
     """
-    shape = info.sample_shape
+    shape, found = info.sample_shape, f"the data set holds {info.describe()}"
     fix = _advice(info)
     if makes_pictures(config) and len(shape) != 3:
-        raise StudioError(f"This preset of 'vae' models pictures; {_described(shape)}.", fix=fix)
+        raise StudioError(f"This preset of 'vae' models pictures; {found}.", fix=fix)
     if not makes_pictures(config) and len(shape) != 1:
-        raise StudioError(f"This preset of 'vae' models points; {_described(shape)}.", fix=fix)
+        raise StudioError(f"This preset of 'vae' models points; {found}.", fix=fix)
     if config.family == "convolutional":
         side = side_of(config.widths)
         if max(shape[1:]) > side:
-            raise StudioError(f"This preset of 'vae' takes pictures up to {side}x{side}; {_described(shape)}.", fix=fix)
+            raise StudioError(
+                f"This preset of 'vae' takes pictures up to {side}x{side}; {found}.",
+                fix=fix,
+            )
         if config.conditional and not info.num_classes:
             raise StudioError("This preset of 'vae' needs class labels; the data set has none.", fix=fix)
     elif config.conditional:
         raise StudioError(
             "conditional: only the convolutional family of 'vae' takes classes.", fix="Use --preset cvae-mnist."
         )
-
-
-def _described(shape: tuple[int, ...]) -> str:
-    if len(shape) == 3:
-        return f"the data set holds pictures of {shape[2]}x{shape[1]} with {shape[0]} channel(s)"
-    if len(shape) == 1:
-        return f"the data set holds points of {shape[0]} numbers"
-    return f"the data set holds samples of shape {shape}" if shape else "the data set holds text"
 
 
 def _advice(info: DataInfo) -> str:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str], started: float) -> int:
     if not isinstance(field, HasRaySamples):
         raise StudioError(
             f"{run.path}: the plugin '{run.config.plugin}' cannot tell what lies along a ray (capability 'inspect').",
-            fix="`studio plugins` shows which ones can; nerf does.",
+            fix="`studio plugins` shows which ones can.",
         )
     name, camera = _camera(run, request.photo)
     width, height = camera.size

@@ -68,6 +68,15 @@ class DataInfo:
     has_captions: bool = False
     """Whether each sample comes with a caption."""
 
+    def describe(self) -> str:
+        """What the samples are, for messages: 'pictures of 28x28 with 1 channel(s)'."""
+        shape = self.sample_shape
+        if len(shape) == 3:
+            return f"pictures of {shape[2]}x{shape[1]} with {shape[0]} channel(s)"
+        if len(shape) == 1:
+            return f"points of {shape[0]} numbers"
+        return f"samples of shape {shape}" if shape else "text"
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
