@@ -45,7 +45,10 @@ class TextDataset:
         return len(self.texts)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Any]:
-        raise StudioError(f"{self.name}: is text, and this plugin learns from numbers.", fix="Train a plugin of text on it; `studio plugins` lists them.")
+        raise StudioError(
+            f"{self.name}: is text, and this plugin learns from numbers.",
+            fix="Train a plugin of text on it; `studio plugins` lists them.",
+        )
 
 
 def only_text_in(folder: Path) -> Path | None:
