@@ -17,7 +17,7 @@ SPEC = PluginSpec(
     summary="3D Gaussian splatting: trains in minutes on a CPU, renders in real time.",
     target="studio_splat.field:SplatField",
     config="studio_splat.config:SplatConfig",
-    capabilities=("render", "export"),
+    capabilities=("render", "export", "gaussians"),
     devices=("cpu", "cuda"),
     presets={
         "quick": "about two minutes on two CPU cores",

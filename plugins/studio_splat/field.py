@@ -17,7 +17,7 @@ from studio.errors import StudioError
 from studio.export.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from studio.export.gaussians import GaussianCloud
 from studio.export.pointcloud import write_point_cloud
-from studio.plugin import Field, PhotoBatch, PhotoRequest, SceneInfo, TrainingContext
+from studio.plugin import Field, PhotoBatch, PhotoRequest, PluginConfig, SceneInfo, TrainingContext
 from studio.scene import Photo, PhotoStore, Scene
 from studio_splat.backends import default_backend, require_backend
 from studio_splat.config import SplatConfig
@@ -85,6 +85,26 @@ class SplatField(Field):
                 f"{path}: has spherical harmonics of degree {cloud.sh_degree}; splat takes up to {MAX_SH_DEGREE}.",
                 fix="Save it with a lower degree in a splat editor.",
             )
+        return cls.from_gaussians(cloud, config, scene_info)
+
+    @classmethod
+    def from_gaussians(
+        cls, cloud: GaussianCloud, config: PluginConfig | None = None, scene_info: SceneInfo | None = None
+    ) -> SplatField:
+        """A field of any Gaussians, which renders, exports and trains on.
+
+        Args:
+            cloud: In the frame that the field shall have; colours of degree 4 are drawn with degree 3.
+            config: Rendering and training options; the degree of the colours is the cloud's.
+            scene_info: What is known of the scene they belong to.
+
+        Raises:
+            StudioError: A value is NaN or a mean infinite; names the parameter and the Gaussian.
+            TypeError: `config` is another plugin's.
+        """
+        if config is not None and not isinstance(config, SplatConfig):
+            raise TypeError(f"config must be a SplatConfig, got {type(config).__name__}")
+        cloud = cloud.truncated(min(cloud.sh_degree, MAX_SH_DEGREE))
         config = dataclasses.replace(config or SplatConfig(), sh_degree=cloud.sh_degree)
         field = cls(config, scene_info or SceneInfo())
         # Infinite logits stand for opacities of exactly 0 and 1, an infinitely negative log for a scale of 0.

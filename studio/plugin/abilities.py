@@ -6,10 +6,15 @@ protocols are checked at run time by the methods' names.
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from studio.export.gaussians import GaussianCloud
+    from studio.plugin.base import Field, SceneInfo
+    from studio.plugin.config import PluginConfig
 
 
 class RaySamples(TypedDict):
@@ -51,5 +56,27 @@ class HasRaySamples(Protocol):
 
         Returns:
             The samples. No sample at all (s = 0) for a ray that meets nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class FromGaussians(Protocol):
+    """Capability 'gaussians': a Field that is a set of 3D Gaussians, and can be made of any other set."""
+
+    def cloud(self) -> GaussianCloud:
+        """All Gaussians in the scene's frame, on the CPU."""
+        ...
+
+    @classmethod
+    def from_gaussians(
+        cls, cloud: GaussianCloud, config: PluginConfig | None = None, scene_info: SceneInfo | None = None
+    ) -> Field:
+        """A Field on the CPU that renders these Gaussians; `cloud` is left as it is.
+
+        Args:
+            cloud: At least one Gaussian, of any degree of spherical harmonics up to 4; the Field may draw a lower one.
+            config: The plugin's own configuration; its defaults when None.
+            scene_info: What is known of the scene they belong to.
         """
         ...

@@ -30,6 +30,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention_maps",),
     "density": ("density",),
     "inspect": ("ray_samples",),
+    "gaussians": ("cloud", "from_gaussians"),
 }
 """Every capability a spec may declare, and the methods that a class declaring it must have."""
 

@@ -214,6 +214,7 @@ def _capability(name: str, here: dict[str, Any], scratch: Path) -> Callable[[], 
         "render": fields.check_render,
         "density": fields.check_density,
         "inspect": fields.check_inspect,
+        "gaussians": fields.check_gaussians,
         "export": lambda subject, plugin: fields.check_export(subject, plugin, scratch / "runs" / "exports"),
         **generators.CHECKS,
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from studio.cameras import CAMERA_MODELS, CameraModel, Cameras
+from studio.export.gaussians import GaussianCloud
 from studio.plugin import Field
 from studio.testing.data import HEIGHT, WIDTH
 from studio.testing.report import CheckFailed, NotApplicable
@@ -165,6 +166,25 @@ def check_inspect(subject: Subject, field: Field) -> str | None:
                 "Take the samples that render composites.",
             )
     return f"{len(t)} samples"
+
+
+def check_gaussians(subject: Subject, field: Field) -> str | None:
+    """A Field made of its own Gaussians shows the same."""
+    cloud = field.cloud()  # type: ignore[operator]
+    if not isinstance(cloud, GaussianCloud):
+        raise CheckFailed(f"cloud returns {type(cloud).__name__}.", "Return a studio.export.gaussians.GaussianCloud.")
+    again = type(field).from_gaussians(cloud, field.config, field.scene_info)  # type: ignore[attr-defined]
+    if not isinstance(again, Field):
+        raise CheckFailed(f"from_gaussians returns {type(again).__name__}, not a Field.")
+    again.to(field.device)
+    camera = first_camera(subject).to(field.device)
+    error = float((field.render(camera)["rgb"] - again.render(camera)["rgb"]).abs().max())
+    if error > _BLEND:
+        raise CheckFailed(
+            f"a Field made of its own Gaussians renders other colours (off by {error:.3f}).",
+            "from_gaussians(field.cloud(), field.config) must render like field.",
+        )
+    return f"{len(cloud):,} Gaussians"
 
 
 def check_opaque(subject: Subject, device: torch.device) -> str | None:
