@@ -104,6 +104,8 @@ class CommandRun:
     """From the start of the process to its end."""
     peak_memory: int
     """The most memory it held at once (resident set), bytes."""
+    cpu_seconds: float
+    """Processor time of all its threads: what other programs on the machine do not lengthen much."""
 
 
 def train_command(plugin: str, data: Path, output: Path, *options: str) -> CommandRun:
@@ -116,7 +118,7 @@ def train_command(plugin: str, data: Path, output: Path, *options: str) -> Comma
         RuntimeError: The command failed.
     """
     command = [sys.executable, "-m", "studio", "train", plugin, str(data), "--output", str(output), *options]
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _children_seconds()
     process = subprocess.Popen(command)
     peak = 0
     while process.poll() is None:
@@ -125,7 +127,7 @@ def train_command(plugin: str, data: Path, output: Path, *options: str) -> Comma
     seconds = time.perf_counter() - started
     if process.returncode != 0:
         raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
-    return CommandRun(output, seconds, peak or _most_of(resource.RUSAGE_CHILDREN))
+    return CommandRun(output, seconds, peak or _most_of(resource.RUSAGE_CHILDREN), _children_seconds() - used)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -167,6 +169,12 @@ def _high_water(process: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def _children_seconds() -> float:
+    """Processor time of the processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _most_of(whose: int) -> int:

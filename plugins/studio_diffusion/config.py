@@ -21,6 +21,7 @@ class DiffusionConfig(PluginConfig):
             "channels": 48,
             "multipliers": (1, 2),
             "blocks": 1,
+            "attention_size": 8,
             "patch_size": 2,
             "lr": 1e-3,
             "ema_decay": 0.995,

@@ -91,7 +91,7 @@ class DiffusionModel(Generator):
             {"params": decayed, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        self._optimizer = torch.optim.AdamW(groups, lr=self.config.lr)
+        self._optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=context.device.type in ("cpu", "cuda"))
         self._precision = self._choose_precision()
         self._scaler = self._precision.grad_scaler()
 

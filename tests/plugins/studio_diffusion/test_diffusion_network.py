@@ -10,7 +10,7 @@ from studio.plugin import DataInfo
 from studio_diffusion.conditions import CaptionEncoder, vocabulary_of, words_of
 from studio_diffusion.config import DiffusionConfig
 from studio_diffusion.network import Network
-from studio_diffusion.unet import Attention, UNet, level_embedding
+from studio_diffusion.unet import Attention, UNet, attend, level_embedding
 
 
 def count(module: torch.nn.Module) -> int:
@@ -158,3 +158,22 @@ def test_conditions_that_do_not_fit(info: DataInfo, given: list[int], message: s
 def test_samples_that_are_neither_points_nor_pictures() -> None:
     with pytest.raises(StudioError, match="plugin gpt"):
         Network(tiny(), DataInfo(()))
+
+
+def test_attention_in_16_bits_is_the_fused_one_rounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, 7, 8, generator=generator)
+    k, v = (torch.randn(2, 3, 5, 8, generator=generator) for _ in range(2))
+    mask = torch.tensor([[True, True, False, True, False], [True] * 5])[:, None, None, :]
+    for chosen in (None, mask):
+        exact = attend(q, k, v, chosen)
+        rounded = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), chosen)
+        assert rounded.dtype == torch.bfloat16
+        # bfloat16 has 8 significant bits: 2^-8 on scores of up to about 3, and on the values.
+        torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.02)
+    # Masked places have no say at all.
+    loud = v + 100 * ~mask[:, :, 0, :, None]
+    torch.testing.assert_close(
+        attend(q.bfloat16(), k.bfloat16(), loud.bfloat16(), mask),
+        attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask),
+    )
