@@ -16,6 +16,7 @@ from studio.errors import StudioError
 
 if TYPE_CHECKING:
     from studio.export.gaussians import GaussianCloud
+    from studio.export.splat_page import PageView
     from studio.training.loaded import LoadedRun
 
 Box = tuple[float, float, float, float, float, float]
@@ -36,8 +37,8 @@ class Export:
     """Run folder, or one above it, whose newest run is taken; the photos are not needed. Or a splat file: .ply (also
     compressed), .spz, .splat, .sog, or a folder with the meta.json of SOG."""
     format: str | None = None
-    """ply, compressed-ply, splat, spz or glb of Gaussians; mesh, pointcloud, or one of the plugin's formats; default:
-    by the ending of --output, else the plugin's first. `--format list` shows them."""
+    """ply, compressed-ply, splat, spz, glb or html (a web page that shows them) of Gaussians; mesh, pointcloud, or one
+    of the plugin's formats; default: by the ending of --output, else the plugin's first. `--format list` shows them."""
     output: Path | None = None
     """File to write; default: in the run's folder exports/, or beside the file. Meshes: .ply, .obj, .glb, .stl."""
     method: Literal["marching-cubes", "tsdf"] = "marching-cubes"
@@ -100,7 +101,8 @@ def main(argv: Sequence[str], started: float) -> int:
         _refuse_splat_options(request, chosen)
     if chosen in splats:
         assert isinstance(field, HasGaussians)
-        _export_splats(field.cloud().transformed(run.scene.input_from_scene), chosen, target, request)
+        cloud = field.cloud().transformed(run.scene.input_from_scene)
+        _export_splats(cloud, chosen, target, request, view=_first_view(run) if chosen == "html" else None)
     elif chosen in field.export_formats:
         field.export(chosen, target, input_from_scene=run.scene.input_from_scene)
     else:
@@ -146,16 +148,49 @@ def _convert(request: Export) -> int:
     return 0
 
 
-def _export_splats(cloud: GaussianCloud, format: str, target: Path, request: Export) -> None:
+def _export_splats(
+    cloud: GaussianCloud, format: str, target: Path, request: Export, *, view: PageView | None = None
+) -> None:
     from studio.export.splat_formats import write_gaussians
+    from studio.export.splat_packing import checked
+    from studio.export.splat_page import write_splat_page
     from studio.export.splat_selection import SplatSelection
 
     selection = SplatSelection(_box(request), request.min_opacity, request.sh_degree, request.max_gaussians)
     before = len(cloud)
     cloud = selection.apply(cloud)
-    write_gaussians(target, cloud, format)
+    if view is not None:
+        write_splat_page(target, checked(target, cloud), view)
+    else:
+        write_gaussians(target, cloud, format)
     of = f" of {before:,}" if len(cloud) < before else ""
     err().print(f"{len(cloud):,}{of} Gaussians of degree {cloud.sh_degree}", markup=False)
+
+
+def _first_view(run: LoadedRun) -> PageView | None:
+    """How a page shows a run at first: from where an orbit starts, or from the middle one of photos of one side."""
+    import torch
+
+    from studio.cameras import Similarity, orbit_of, surrounds
+    from studio.export.splat_page import PageView
+
+    photos = run.cameras("train")
+    if photos.model != "pinhole":
+        return None
+    to_input = Similarity.from_matrix(run.scene.input_from_scene)
+    camera = orbit_of(photos, 1)[0] if surrounds(photos) else photos[len(photos) // 2]
+    settings = run.config.config
+    preset = f" ({run.config.preset})" if run.config.preset else ""
+    return PageView(
+        camera.to(dtype=torch.float64).transformed(to_input),
+        to_input.rotation @ photos.up.double().mean(dim=0),
+        background=run.field.scene_info.background or (0.0, 0.0, 0.0),
+        # What plugins of Gaussians call how these are drawn.
+        eps2d=float(settings.get("eps2d", 0.3)),
+        antialiased=bool(settings.get("antialiased", False)),
+        near=float(settings.get("near", 0.01)) * to_input.scale,
+        title=f"{run.scene.name}: {run.config.plugin}{preset}",
+    )
 
 
 def _refuse_splat_options(request: Export, format: str) -> None:

@@ -16,6 +16,7 @@ from studio.export.ply import read_ply_header
 from studio.export.sog import read_sog
 from studio.export.splat_file import read_splat, write_splat
 from studio.export.splat_packing import checked, read_whole
+from studio.export.splat_page import write_splat_page
 from studio.export.spz import read_spz, write_spz
 
 SPLAT_FORMATS = {
@@ -24,6 +25,7 @@ SPLAT_FORMATS = {
     "splat": "the 32-byte format of web viewers, without view-dependent colour",
     "spz": "Niantic's SPZ, the smallest",
     "glb": "binary glTF with KHR_gaussian_splatting; lossless",
+    "html": "one web page that shows them in any browser, offline",
 }
 """Formats that Gaussians can be written in, with one line of help each."""
 
@@ -36,6 +38,7 @@ _WRITERS: dict[str, Callable[[Path, GaussianCloud], None]] = {
     "splat": write_splat,
     "spz": write_spz,
     "glb": write_gaussian_glb,
+    "html": write_splat_page,
 }
 
 

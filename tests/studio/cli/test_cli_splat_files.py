@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from gaussian_clouds import ball_cloud, nearest
 
 from studio.export.splat_formats import HasGaussians, read_gaussians, write_gaussians
 
-FORMATS = ["ply", "compressed-ply", "splat", "spz", "glb"]
+FORMATS = ["ply", "compressed-ply", "splat", "spz", "glb", "html"]
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_operations_on_the_way(studio: Any, ply: Path) -> None:
     [
         (
             (),
-            "--format: the format to write is not named. A splat file can become ply, compressed-ply, splat, spz, glb",
+            "the format to write is not named. A splat file can become ply, compressed-ply, splat, spz, glb, html",
         ),
         (("--format", "mesh"), "--format: 'mesh' is no splat format."),
         (("--output", "x.obj"), "the format to write is not named"),
@@ -108,7 +110,7 @@ def test_a_run_of_gaussians_lies_in_the_frame_of_the_input(studio: Any, cloud_ru
     listed = studio("export", cloud_run, "--format", "list").out
     assert [line.split()[0] for line in listed.splitlines()] == ["txt", "pointcloud", *FORMATS, "mesh"]
     scene = ball_cloud(400)
-    for format in FORMATS[:-1]:
+    for format in FORMATS[:-2]:
         done = studio("export", cloud_run, "--format", format)
         assert done.code == 0, done.err
         target = Path(done.out.strip())
@@ -128,6 +130,27 @@ def test_a_run_of_gaussians_lies_in_the_frame_of_the_input(studio: Any, cloud_ru
     assert b"KHR_gaussian_splatting" in Path("x.glb").read_bytes()
     assert studio("export", cloud_run, "--output", "x.compressed.ply").code == 0
     assert b"packed_position" in Path("x.compressed.ply").read_bytes()
+
+
+def test_a_page_opens_where_the_photos_look_from(studio: Any, cloud_run: Path) -> None:
+    done = studio("export", cloud_run, "--output", "x.html", "--crop", 0, -9, -9, 9, 9, 9, "--sh-degree", 1)
+    assert done.code == 0, done.err
+    assert "Gaussians of degree 1" in done.err
+    text = Path("x.html").read_text(encoding="utf-8")
+    facts = json.loads(text.partition('id="facts">')[2].partition("</script>")[0])
+    data = base64.b64decode(text.partition('id="data">')[2].partition("</script>")[0])
+    assert facts["degree"] == 1
+    whole = ball_cloud(400)
+    origin = 2 * whole.means[whole.means[:, 0] >= 0].median(dim=0).values
+    # The photos stand on a ring of radius 2 around the origin of the input's frame, and look at it.
+    eye = torch.tensor(facts["eye"]) + origin
+    assert 1.5 < float(eye.norm()) < 2.5
+    forward = torch.tensor(facts["axes"][6:])
+    torch.testing.assert_close(forward, -eye / eye.norm(), atol=0.05, rtol=0)
+    assert facts["near"] == pytest.approx(0.02)
+    assert (facts["size"], facts["eps2d"]) == ([24, 16], 0.3)
+    assert len(data) > 1000
+    assert "<title>ring: ball</title>" in text
 
 
 def test_the_splat_plugin_is_made_of_gaussians() -> None:
