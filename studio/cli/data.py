@@ -1,4 +1,4 @@
-"""`studio data`: what is in a folder of posed photos or a data set; and posed photos in other programs' formats."""
+"""`studio data`: what is in a folder of posed photos or a data set; poses for plain photos; other programs' formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from studio.cli.console import out, print_json
 from studio.cli.train_arguments import DataOptions, ReaderOptions
 from studio.errors import StudioError
 
-_COMMANDS = {"info": "PATH [OPTIONS]", "convert": "PATH --output FOLDER [--to transforms|colmap]"}
+_COMMANDS = {
+    "info": "PATH [OPTIONS]",
+    "process": "PHOTOS|VIDEO --output SCENE [OPTIONS]",
+    "convert": "PATH --output FOLDER [--to transforms|colmap]",
+}
 
 
 @dataclass
@@ -45,6 +49,10 @@ def main(argv: Sequence[str], started: float) -> int:
         from studio.cli.data_convert import main as convert
 
         return convert(argv[1:])
+    if argv[0] == "process":
+        from studio.cli.data_process import main as find_poses
+
+        return find_poses(argv[1:])
     request = parse(Info, argv[1:], prog="studio data info", positionals=1)
     if _is_dataset(request.path):
         return _describe_dataset(request)
