@@ -135,6 +135,10 @@ class SplatConfig(PluginConfig):
     coarse_share: float = 0.25
     """Share of the training before full resolution."""
 
+    shifted_photos: bool = True
+    """Where photos are read at a half (a third ...) of their size, reduce them at another offset each time, so that all
+    of their detail is learnt from."""
+
     # ---- per-photo corrections
     exposure: Literal["none", "affine", "bilateral"] = "none"
     """Colour correction learnt for every training photo: one affine transform, or a bilateral grid of them."""

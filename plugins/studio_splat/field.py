@@ -287,7 +287,8 @@ class SplatField(Field):
         return 1.0 + 3.0 * pixels + (0.05 + 0.055 * pixels) * count / 1_000
 
     def batch_request(self, step: int) -> PhotoRequest:
-        return PhotoRequest(count=1, downscale=photo_downscale(self.config, self._training_context.progress(step)))
+        downscale = photo_downscale(self.config, self._training_context.progress(step))
+        return PhotoRequest(count=1, downscale=downscale, shifted=self.config.shifted_photos)
 
     @property
     def _training_context(self) -> TrainingContext:

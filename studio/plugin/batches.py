@@ -23,6 +23,9 @@ class PhotoRequest:
     count: int = 1
     downscale: int = 1
     """Area-filtered reduction on top of the run's own `--downscale` (for coarse-to-fine schedules)."""
+    shifted: bool = False
+    """Where the run's own `--downscale` is a whole number, reduce each photo at a random offset of whole pixels, so
+    that in time all of the full photos is learnt from. Sizes then differ by a pixel; each photo's camera fits it."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -125,9 +126,11 @@ class PhotoStore(Sequence[Photo]):
         self.undistort = undistort
         self._resized = [f.camera.rescale(downscaled_size(f.camera.size, downscale)) for f in self.frames]
         self._cache = _ByteCache(cache_bytes)
+        self.shifts = self._count_shifts()
+        """In how many ways `get` can lay the pixels of a reduced photo over those of the whole one; at least 1."""
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[int, Future[Photo]] = {}
+        self._pending: dict[tuple[int, bool], Future[tuple[Photo, ...]]] = {}
         self._lock = threading.Lock()
         for frame in self.frames if undistort else ():
             if frame.camera.model in ("equirectangular", "orthographic"):
@@ -135,6 +138,16 @@ class PhotoStore(Sequence[Photo]):
                     f"{frame.image_path}: a photo of model {frame.camera.model} cannot be undistorted to pinhole.",
                     fix="Use a plugin that renders this camera, or leave such photos out.",
                 )
+
+    def _count_shifts(self) -> int:
+        # With a whole number f there are f offsets along each side. Looked at in all f² ways a photo shows what it
+        # shows at full size, in pictures of the reduced size; without room for that each look would be a decode.
+        factor = int(self.downscale)
+        if factor != self.downscale or self.undistort:
+            return 1
+        sizes = [frame.camera.size for frame in self.frames]
+        affordable = sum(width * height * 5 for width, height in sizes) <= self._cache.limit
+        return factor**2 if affordable and all(min(size) >= 2 * factor for size in sizes) else 1
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -148,25 +161,37 @@ class PhotoStore(Sequence[Photo]):
         Raises:
             StudioError: The photo or its mask cannot be read or has another size than when the scene was loaded.
         """
-        index = range(len(self))[index]
+        return self._decoded(range(len(self))[index], shifted=False)[0]
+
+    def _decoded(self, index: int, shifted: bool) -> tuple[Photo, ...]:
+        key = (index, shifted)
         # In this order: a background decode puts its photo into the cache before it stops being pending.
         with self._lock:
-            pending = self._pending.get(index)
+            pending = self._pending.get(key)
         if pending is not None:
             with contextlib.suppress(CancelledError):
                 return pending.result()
-        photo = self._cache.get(index)
-        return photo if isinstance(photo, Photo) else self._load_and_keep(index)
+        photos = self._cache.get(key)
+        return photos if isinstance(photos, tuple) else self._load_and_keep(key)
 
-    def get(self, index: int, downscale: float = 1) -> Photo:
-        """As ``self[index]``, reduced once more by `downscale`; reduced photos are kept in the same bounded cache."""
+    def get(self, index: int, downscale: float = 1, shift: int | None = None) -> Photo:
+        """As ``self[index]``, reduced once more by `downscale`; reduced photos are kept in the same bounded cache.
+
+        Args:
+            index: Position of the frame.
+            downscale: Both sides are divided by it once more; at least 1.
+            shift: Which of the `shifts` ways of reducing the photo to take; its camera is shifted alike. Way 0 shows
+                the same as None, but keeps all ways decoded for later.
+        """
         index = range(len(self))[index]
+        ways = self.shifts if shift is not None else 1
+        shifted, way = ways > 1, range(ways)[shift or 0]
         if downscale == 1:
-            return self[index]
-        photo = self._cache.get((index, downscale))
+            return self._decoded(index, shifted)[way]
+        photo = self._cache.get((index, downscale, way))
         if not isinstance(photo, Photo):
-            photo = self[index].downscaled(downscale)
-            self._cache.put((index, downscale), photo, photo.nbytes)
+            photo = self._decoded(index, shifted)[way].downscaled(downscale)
+            self._cache.put((index, downscale, way), photo, photo.nbytes)
         return photo
 
     @property
@@ -187,24 +212,29 @@ class PhotoStore(Sequence[Photo]):
         """Memory that decoded photos and undistortion maps take now; never above the bound."""
         return self._cache.used
 
-    def prefetch(self, indices: Iterable[int]) -> None:
+    def prefetch(self, indices: Iterable[int], shifted: bool = False) -> None:
         """Decode the photos that will be asked for next, in this order, in the background.
 
         Only as many are taken as the cache holds. Returns at once; errors are raised when the photo is asked for.
+
+        Args:
+            indices: Positions of the frames.
+            shifted: Whether `get` will be asked with a shift.
         """
+        shifted = shifted and self.shifts > 1
         budget = self._cache.limit
         for index in indices:
-            index = range(len(self))[index]
-            width, height = self._resized[index].size
+            key = (range(len(self))[index], shifted)
+            width, height = self.frames[index].camera.size if shifted else self._resized[index].size
             budget -= width * height * 5
             if budget < 0:
                 return
             with self._lock:
-                if index in self._pending or self._cache.get(index) is not None:
+                if key in self._pending or self._cache.get(key) is not None:
                     continue
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="photos")
-                self._pending[index] = self._pool.submit(self._load_in_background, index)
+                self._pending[key] = self._pool.submit(self._load_in_background, key)
 
     def close(self) -> None:
         """Stop background decoding and forget all decoded photos; the store can still be used."""
@@ -216,20 +246,21 @@ class PhotoStore(Sequence[Photo]):
             self._pending.clear()
         self._cache.clear()
 
-    def _load_in_background(self, index: int) -> Photo:
+    def _load_in_background(self, key: tuple[int, bool]) -> tuple[Photo, ...]:
         try:
-            return self._load_and_keep(index)
+            return self._load_and_keep(key)
         finally:
             with self._lock:
-                self._pending.pop(index, None)
+                self._pending.pop(key, None)
 
-    def _load_and_keep(self, index: int) -> Photo:
-        photo = self._load(index)
-        self._cache.put(index, photo, photo.nbytes)
-        return photo
+    def _load_and_keep(self, key: tuple[int, bool]) -> tuple[Photo, ...]:
+        photos = self._load_shifted(key[0]) if key[1] else (self._load(key[0]),)
+        self._cache.put(key, photos, sum(photo.nbytes for photo in photos))
+        return photos
 
-    def _load(self, index: int) -> Photo:
-        frame, camera = self.frames[index], self._resized[index]
+    def _pixels(self, index: int) -> UInt8[Tensor, "h w c"]:
+        """The photo as it is stored."""
+        frame = self.frames[index]
         pixels = torch.from_numpy(decode_photo(frame.image_path))
         found, expected = (pixels.shape[1], pixels.shape[0]), frame.camera.size
         if found != expected:
@@ -238,7 +269,36 @@ class PhotoStore(Sequence[Photo]):
                 "scene was loaded.",
                 fix="Load the scene again.",
             )
-        image = resize_area(pixels, camera.size)
+        return pixels
+
+    def _load_shifted(self, index: int) -> tuple[Photo, ...]:
+        """The photo reduced in all ways, by rows of offsets."""
+        frame, factor = self.frames[index], int(self.downscale)
+        width, height = frame.camera.size
+        pixels, mask = self._pixels(index), _load_mask(frame, (width, height))
+        photos = []
+        for top, left in itertools.product(range(factor), repeat=2):
+            if top == left == 0:
+                size = self._resized[index].size
+                window = (0, 0, width, height)
+            else:
+                # Whole pixels only: what remains at the right and the bottom is seen with other offsets.
+                size = ((width - left) // factor, (height - top) // factor)
+                window = (left, top, factor * size[0], factor * size[1])
+            rows, columns = slice(top, top + window[3]), slice(left, left + window[2])
+            photos.append(
+                Photo(
+                    frame,
+                    resize_area(pixels[rows, columns], size),
+                    None if mask is None else resize_mask(mask[rows, columns], size),
+                    frame.camera.crop(*window).rescale(size),
+                )
+            )
+        return tuple(photos)
+
+    def _load(self, index: int) -> Photo:
+        frame, camera = self.frames[index], self._resized[index]
+        image = resize_area(self._pixels(index), camera.size)
         mask = _load_mask(frame, camera.size)
         if self.undistort and camera.model != "pinhole":
             plan = self._undistortion(camera)

@@ -27,7 +27,7 @@ from studio.scene import Photo, PhotoStore
 from studio.training.order import ShuffledOrder
 from studio.training.randomness import stream_seed
 
-_ORDER, _RAYS, _WINDOWS = 1, 2, 5
+_ORDER, _RAYS, _WINDOWS, _SHIFTS = 1, 2, 5, 6
 
 
 class BatchSource(Protocol):
@@ -53,6 +53,7 @@ class SceneSource:
     def __init__(self, photos: PhotoStore, seed: int, device: torch.device) -> None:
         self.photos = photos
         self.device = device
+        self._seed = seed
         self._order = ShuffledOrder(len(photos), stream_seed(seed, _ORDER))
         self._rays = torch.Generator().manual_seed(stream_seed(seed, _RAYS))
         self._window: list[int] = []
@@ -63,12 +64,21 @@ class SceneSource:
 
     def next(self, request: Request) -> Batch:
         if isinstance(request, PhotoRequest):
-            indices = tuple(self._order.take(request.count))
-            self.photos.prefetch(self._order.peek(4))
-            return PhotoBatch(tuple(self.photos.get(i, request.downscale) for i in indices), indices)
+            return self._take_photos(request)
         if isinstance(request, RayRequest):
             return self._draw_rays(request.count)
         raise TypeError(f"a Field was asked for {type(request).__name__}; fields are trained on photos or rays")
+
+    def _take_photos(self, request: PhotoRequest) -> PhotoBatch:
+        start, ways = self._order.position, self.photos.shifts
+        indices = tuple(self._order.take(request.count))
+        self.photos.prefetch(self._order.peek(4), shifted=request.shifted)
+        shifts: list[int | None] = [None] * len(indices)
+        if request.shifted:
+            # A function of the position alone, like the order itself.
+            shifts = [stream_seed(self._seed, _SHIFTS, start + i) % ways for i in range(len(indices))]
+        photos = (self.photos.get(i, request.downscale, shift) for i, shift in zip(indices, shifts, strict=True))
+        return PhotoBatch(tuple(photos), indices)
 
     def _draw_rays(self, count: int) -> RayBatch:
         if self._window_left == 0:

@@ -85,6 +85,46 @@ def test_downscaled_photo_equals_downscaled_store(frames):
         later.downscaled(0.5)
 
 
+def test_shifted_photos_show_all_of_the_full_photo(frames):
+    made = frames(size=(20, 12), cx=7.0, cy=5.0)
+    full, store = PhotoStore(made)[0].image.float(), PhotoStore(made, 2)
+    assert store.shifts == 4
+    point = torch.tensor([0.1, -0.2, 1.0])
+    at_full_size = made[0].camera.project(point)[0]
+    for way, (left, top) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        photo = store.get(0, shift=way)
+        width, height = (20 - left) // 2, (12 - top) // 2
+        window = full[top : top + 2 * height, left : left + 2 * width]
+        mean = window.reshape(height, 2, width, 2, 3).mean(dim=(1, 3))
+        assert (photo.image.float() - mean).abs().max() <= 0.5 + 1e-3
+        assert photo.camera.size == photo.size == (width, height)
+        expected = (at_full_size - torch.tensor([left, top])) / 2
+        torch.testing.assert_close(photo.camera.project(point)[0], expected)
+    assert torch.equal(store.get(0, shift=0).image, store[0].image)
+    assert store.get(0, 2, shift=3).size == store.get(0, shift=3).downscaled(2).size
+
+
+def test_shifted_masks_follow_their_photo(frames, tmp_path):
+    pixels = np.full((12, 20), 255, dtype=np.uint8)
+    pixels[:, 9:] = 0
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    store = PhotoStore([replace(frames()[0], mask_path=tmp_path / "mask.png")], 2)
+    assert store.get(0, shift=0).mask[0].tolist() == [True] * 4 + [False] * 6
+    assert store.get(0, shift=1).mask[0].tolist() == [True] * 4 + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("downscale", "options"),
+    [(1, {}), (2.5, {}), (2, {"undistort": True}), (2, {"cache_bytes": 20 * 12 * 5 - 1}), (8, {})],
+)
+def test_photos_that_cannot_be_shifted_are_given_as_they_are(frames, downscale, options):
+    store = PhotoStore(frames(), downscale, **options)
+    assert store.shifts == 1
+    assert torch.equal(store.get(0, shift=0).image, store[0].image)
+    with pytest.raises(IndexError):
+        store.get(0, shift=1)
+
+
 def test_masks_are_resized_with_the_photo(frames, tmp_path):
     frame = frames()[0]
     pixels = np.full((12, 20), 255, dtype=np.uint8)
