@@ -6,6 +6,7 @@ Everything follows OpenCV: +x right, +y down, +z forward, pixel centres at (i + 
 
 from studio.cameras.camera_path_file import CameraPath, read_camera_path, write_camera_path
 from studio.cameras.cameras import Cameras
+from studio.cameras.keyframes import Keyframe, KeyframePath
 from studio.cameras.models import CAMERA_MODELS, CameraModel
 from studio.cameras.paths import interpolate, orbit, orbit_of, spiral_of, surrounds
 from studio.cameras.poses import Similarity, flip_opengl, look_at
@@ -17,6 +18,8 @@ __all__ = [
     "CameraModel",
     "CameraPath",
     "Cameras",
+    "Keyframe",
+    "KeyframePath",
     "Rays",
     "Similarity",
     "UndistortionMap",

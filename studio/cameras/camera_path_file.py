@@ -6,6 +6,9 @@ row; ``fov`` is the vertical field of view in degrees, and the focal length of b
 Cameras that this cannot say carry ``fl_x, fl_y, cx, cy`` (pixels, as in transforms.json) besides; nerfstudio ignores
 them, this reader does not.
 
+Keyframes carry their own time (``override_transition_sec``, from the one before) and an ``easing``, which nerfstudio
+ignores; where a path has none of its own, some of its frames stand for them. Rendering follows the frames.
+
 Poses are copied as they stand: nerfstudio writes them in the frame of its trained model, not of the photos' file.
 """
 
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 
 from studio.cameras.cameras import Cameras
+from studio.cameras.keyframes import EASINGS, LONGEST_SECONDS, Keyframe
 from studio.cameras.models import CameraModel
 from studio.cameras.poses import flip_opengl
 from studio.errors import StudioError
@@ -47,11 +51,13 @@ class CameraPath:
         cameras: One camera a frame, shape (frames,), of one size.
         fps: Frames per second, above zero.
         closed: Whether the path returns to its beginning.
+        keyframes: What the frames were made from, if they were; for editing.
     """
 
     cameras: Cameras
     fps: float = _DEFAULT_FPS
     closed: bool = False
+    keyframes: tuple[Keyframe, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cameras.ndim != 1 or len(self.cameras) == 0:
@@ -94,7 +100,7 @@ def read_camera_path(path: str | PathLike[str]) -> CameraPath:
         where = f"{name}: camera_path[{i}]"
         if not isinstance(entry, dict):
             raise StudioError(f"{where} must be an object with camera_to_world and fov.")
-        poses.append(_pose(entry, where))
+        poses.append(_matrix(entry, "camera_to_world", where))
         lenses.append(_lens(entry, _MODELS[kind], width, height, where))
     lens = torch.tensor(lenses, dtype=torch.float64)
     cameras = Cameras.make(
@@ -108,7 +114,12 @@ def read_camera_path(path: str | PathLike[str]) -> CameraPath:
         model=_MODELS[kind],
     )
     cameras = cameras.check(source=name, frames=[f"camera_path[{i}]" for i in range(len(entries))])
-    return CameraPath(cameras.to(dtype=torch.float32), _speed(data, len(entries), name), data.get("is_cycle") is True)
+    return CameraPath(
+        cameras.to(dtype=torch.float32),
+        _speed(data, len(entries), name),
+        data.get("is_cycle") is True,
+        _read_keyframes(data, name) if kind == "perspective" else (),
+    )
 
 
 def write_camera_path(path: str | PathLike[str], camera_path: CameraPath) -> None:
@@ -137,21 +148,9 @@ def write_camera_path(path: str | PathLike[str], camera_path: CameraPath) -> Non
         if any(abs(a - b) > 1e-9 * max(width, height, b) for a, b in zip(lens, plain, strict=True)):
             frame |= dict(zip(("fl_x", "fl_y", "cx", "cy"), lens, strict=True))
         frames.append(frame)
-    step = max(1, math.ceil((len(frames) - 1) / (_KEYFRAMES - 1)))
-    kept = sorted({*range(0, len(frames), step), *(() if camera_path.closed else (len(frames) - 1,))})
     document = {
         "default_fov": frames[0]["fov"],
-        "default_transition_sec": step / camera_path.fps,
-        "keyframes": [
-            {
-                "matrix": frames[i]["camera_to_world"],
-                "fov": frames[i]["fov"],
-                "aspect": frames[i]["aspect"],
-                "override_transition_enabled": False,
-                "override_transition_sec": None,
-            }
-            for i in kept
-        ],
+        **_keyframe_fields(camera_path, frames),
         "camera_type": kind,
         "render_height": height,
         "render_width": width,
@@ -164,6 +163,72 @@ def write_camera_path(path: str | PathLike[str], camera_path: CameraPath) -> Non
     with atomic_write(path, "w") as file:
         json.dump(document, file, indent=1)
         file.write("\n")
+
+
+def _keyframe_fields(camera_path: CameraPath, frames: list[dict[str, Any]]) -> dict[str, Any]:
+    """The keyframes, and the time from one to the next that does not say otherwise."""
+    if camera_path.keyframes:
+        width, height = camera_path.cameras.size
+        poses = torch.stack([key.camera_to_world.double().cpu() for key in camera_path.keyframes])
+        return {
+            "default_transition_sec": camera_path.keyframes[-1].seconds,
+            "keyframes": [
+                {
+                    "matrix": matrix,
+                    "fov": math.degrees(key.fov_y),
+                    "aspect": width / height,
+                    "override_transition_enabled": True,
+                    "override_transition_sec": key.seconds,
+                    "easing": key.easing,
+                }
+                for matrix, key in zip(flip_opengl(poses).reshape(-1, 16).tolist(), camera_path.keyframes, strict=True)
+            ],
+        }
+    step = max(1, math.ceil((len(frames) - 1) / (_KEYFRAMES - 1)))
+    kept = sorted({*range(0, len(frames), step), *(() if camera_path.closed else (len(frames) - 1,))})
+    return {
+        "default_transition_sec": step / camera_path.fps,
+        "keyframes": [
+            {
+                "matrix": frames[i]["camera_to_world"],
+                "fov": frames[i]["fov"],
+                "aspect": frames[i]["aspect"],
+                "override_transition_enabled": False,
+                "override_transition_sec": None,
+            }
+            for i in kept
+        ],
+    }
+
+
+def _read_keyframes(data: dict[str, Any], name: str) -> tuple[Keyframe, ...]:
+    entries = data.get("keyframes", [])
+    if not isinstance(entries, list):
+        raise StudioError(f"{name}: keyframes must be a list.")
+    default = data.get("default_transition_sec")
+    keyframes = []
+    for i, entry in enumerate(entries):
+        where = f"{name}: keyframes[{i}]"
+        if not isinstance(entry, dict):
+            raise StudioError(f"{where} must be an object with matrix and fov.")
+        if isinstance(entry.get("matrix"), str):
+            # Viewers of nerfstudio before 1.0 wrote text, and other fields besides; their frames are complete.
+            return ()
+        matrix = torch.tensor(_matrix(entry, "matrix", where), dtype=torch.float64).reshape(4, 4)
+        fov = _number(_required(entry, "fov", where), f"{where}: fov")
+        if not 0 < fov < 180:
+            raise StudioError(f"{where}: fov must lie between 0 and 180 degrees, got {fov:g}.")
+        seconds = entry.get("override_transition_sec") if entry.get("override_transition_enabled") is True else default
+        seconds = 2.0 if seconds is None else _number(seconds, f"{where}: override_transition_sec")
+        if not 0 < seconds <= LONGEST_SECONDS:
+            raise StudioError(f"{where}: its time must be above 0 and at most {LONGEST_SECONDS:g} s, got {seconds:g}.")
+        easing = entry.get("easing", "none")
+        if easing not in EASINGS:
+            raise StudioError(f"{where}: easing must be one of {', '.join(EASINGS)}, got {json.dumps(easing)[:60]}.")
+        pose = Cameras.from_fov(flip_opengl(matrix)[None], width=1, height=1, fov_y=1.0)
+        exact = pose.check(source=name, frames=[f"keyframes[{i}]"]).camera_to_world[0]
+        keyframes.append(Keyframe(exact, math.radians(fov), seconds, easing))
+    return tuple(keyframes)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -206,13 +271,13 @@ def _size(data: dict[str, Any], field: str, name: str) -> int:
     return int(value)
 
 
-def _pose(entry: dict[str, Any], where: str) -> list[float]:
-    value = _required(entry, "camera_to_world", where)
+def _matrix(entry: dict[str, Any], field: str, where: str) -> list[float]:
+    value = _required(entry, field, where)
     if isinstance(value, list) and all(isinstance(row, list) for row in value):
         value = [number for row in value for number in row]
     if not isinstance(value, list) or len(value) != 16:
-        raise StudioError(f"{where}: camera_to_world must have 16 numbers, row by row.")
-    return [_number(number, f"{where}: camera_to_world[{i}]") for i, number in enumerate(value)]
+        raise StudioError(f"{where}: {field} must have 16 numbers, row by row.")
+    return [_number(number, f"{where}: {field}[{i}]") for i, number in enumerate(value)]
 
 
 def _plain_lens(fov: float, model: CameraModel, width: int, height: int) -> tuple[float, float, float, float]:

@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from studio.cameras import Cameras
-from studio.export.colormaps import colormap, value_range
+from studio.export.colormaps import value_range
+from studio.export.output_pictures import is_scalar, paint_output, seen
 from studio.training.loaded import LoadedRun
 
 _SAMPLED_VIEWS, _SAMPLED_WIDTH = 12, 160
-_SEEN = 0.5
-"""Opacity from which on a pixel has a depth."""
 
 
 class Pictures:
@@ -46,22 +45,15 @@ class Pictures:
             yield [self._picture(name, drawn) for name in self._outputs]
 
     def _picture(self, name: str, drawn: dict[str, Tensor]) -> Float[Tensor, "h w 3"]:
-        image = drawn[name]
-        if name == "normals":
-            shown = (image + 1) / 2
-            # Unit vectors fade into white where there is no surface.
-            return torch.lerp(torch.ones_like(shown), shown, drawn["opacity"]) if "opacity" in drawn else shown
-        if image.shape[-1] == 3:
-            return image
-        if name == "opacity":
-            return image.expand(-1, -1, 3)
-        valid = _seen(drawn)
-        if name in self._limits:
-            label = f"{name.replace('_', ' ')}, input units" if "depth" in name else name
-            scale = self._unit if "depth" in name else 1.0
-            values = image[..., 0] * scale
-            return colormap(values, self._color_map, self._limits[name], valid=valid, invalid_color=1.0, label=label)
-        raise ValueError(f"output '{name}' has {image.shape[-1]} channels; pictures have 1 or 3")
+        is_depth = "depth" in name
+        return paint_output(
+            name,
+            drawn,
+            color_map=self._color_map,
+            limits=self._limits.get(name),
+            scale=self._unit if is_depth else 1.0,
+            label=f"{name.replace('_', ' ')}, input units" if is_depth else name,
+        )
 
     def _find_limits(self) -> dict[str, tuple[float, float]]:
         names = [name for name in self._outputs if name not in ("rgb", "opacity", "normals")]
@@ -73,10 +65,9 @@ class Pictures:
         values: dict[str, list[Tensor]] = {name: [] for name in names}
         for drawn in self._run.render(cameras.rescale(factor), self._asked):
             for name in names:
-                if drawn[name].shape[-1] == 1:
-                    flat = drawn[name][..., 0]
-                    seen = _seen(drawn)
-                    values[name].append(flat.flatten() if seen is None else flat[seen])
+                if is_scalar(name, drawn):
+                    flat, shown = drawn[name][..., 0], seen(drawn)
+                    values[name].append(flat.flatten() if shown is None else flat[shown])
         limits = {}
         for name, parts in values.items():
             if parts:
@@ -84,7 +75,3 @@ class Pictures:
                 scale = self._unit if "depth" in name else 1.0
                 limits[name] = (scale * low, scale * high)
         return limits
-
-
-def _seen(drawn: dict[str, Tensor]) -> Tensor | None:
-    return drawn["opacity"][..., 0] > _SEEN if "opacity" in drawn else None

@@ -1,0 +1,140 @@
+"""The viewer as a whole: the server, a session for every browser, and the panels."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import viser
+
+from studio.training.loaded import LoadedRun
+from studio.viewer.access import Access, Server
+from studio.viewer.stage import Stage
+from studio.viewer.subject import Subject, open_subject
+from studio.viewer.turns import LockedTurns, TrainingTurns
+
+_GENERATOR_PANEL = "studio.viewer.generator_panel"
+_RUNS_PANEL = "studio.viewer.runs_panel"
+
+
+class Viewer:
+    """Serves a subject to any number of browsers until `close`.
+
+    Args:
+        access: Where to listen, for whom.
+        port: The first port to try.
+        runs_root: Folder whose runs are listed in a panel; None: no such panel.
+        device: Where runs and files that are opened from the page are drawn.
+    """
+
+    def __init__(self, access: Access, port: int, *, runs_root: Path | None = None, device: str = "auto") -> None:
+        self.server = Server(access, port)
+        self.device = device
+        self._guard = threading.RLock()
+        self._stage: Stage | None = None
+        self._turns: LockedTurns | TrainingTurns = LockedTurns()
+        self._runs_root = runs_root
+        self._closed = False
+        self.server.gui.configure_theme(
+            control_layout="collapsible", control_width="medium", dark_mode=True, show_logo=False,
+            show_share_button=False, brand_color=(56, 132, 214),
+        )  # fmt: skip
+        self.server.on_client_connect(self._arrived)
+        self.server.on_client_disconnect(self._left)
+
+    @property
+    def url(self) -> str:
+        """The address to open in a browser."""
+        return self.server.url
+
+    # ---- what is shown -------------------------------------------------------------------------------------------
+    def show(self, subject: Subject, turns: TrainingTurns | None = None) -> Stage:
+        """Show a scene instead of what was shown before.
+
+        Args:
+            turns: Of the training that goes on, if one does.
+        """
+        with self._guard:
+            self._clear()
+            self._turns = turns or LockedTurns()
+            self._stage = Stage(self.server, subject, self._turns, live=turns is not None)
+            self._mount_runs()
+            for client in self.server.get_clients().values():
+                self._stage.arrived(client)
+            return self._stage
+
+    def show_generator(self, run: LoadedRun) -> None:
+        """Show the panel of a run that samples; there is no scene."""
+        with self._guard:
+            self._clear()
+            self.server.gui.set_panel_label(f"{run.config.data.path} / {run.config.plugin}")
+            panel = _optional(_GENERATOR_PANEL, "GeneratorPanel")
+            if panel is None:
+                self.server.gui.add_markdown("This run samples: `studio sample` draws from it.")
+            else:
+                panel(self.server.gui, run)
+            self._mount_runs()
+
+    def open(self, path: Path) -> None:
+        """Open another run, file or folder of photos in the page.
+
+        Raises:
+            StudioError: There is none.
+        """
+        found = open_subject(path, device=self.device)
+        if isinstance(found, Subject):
+            self.show(found)
+        else:
+            self.show_generator(found)
+
+    def _clear(self) -> None:
+        self._turns.close()
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+        for client in self.server.get_clients().values():
+            client.scene.set_background_image(None)
+        self.server.scene.reset()
+        self.server.gui.reset()
+
+    def _mount_runs(self) -> None:
+        panel = _optional(_RUNS_PANEL, "RunsPanel") if self._runs_root is not None else None
+        if panel is None:
+            return
+        with self.server.gui.add_folder("Runs", expand_by_default=False):
+            panel(self.server.gui, self._runs_root, self.open)
+
+    # ---- browsers ------------------------------------------------------------------------------------------------
+    def _arrived(self, client: viser.ClientHandle) -> None:
+        with self._guard:
+            if self._stage is not None and not self._closed:
+                self._stage.arrived(client)
+
+    def _left(self, client: viser.ClientHandle) -> None:
+        with self._guard:
+            if self._stage is not None:
+                self._stage.left(client.client_id)
+
+    def close(self) -> None:
+        """Disconnect all browsers and end all threads."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            # Whoever waits for a turn must be told before he is waited for.
+            self._turns.close()
+            if self._stage is not None:
+                self._stage.close()
+        self.server.stop()
+
+
+def _optional(module: str, name: str) -> Callable[..., Any] | None:
+    """A panel, if this installation has it."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
