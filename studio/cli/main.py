@@ -15,6 +15,7 @@ from studio.errors import StudioError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("studio.cli.train", "Train a plugin on posed photos or a data set; resume a run."),
+    "view": ("studio.cli.view", "Look at a run, a splat file or posed photos in the browser."),
     "render": ("studio.cli.render", "Render novel views of a trained scene: video or pictures."),
     "sample": ("studio.cli.sample", "Draw samples of a trained generator: pictures, points, text."),
     "interpolate": ("studio.cli.interpolate", "Walk between two samples of a generator, beside the plain blend."),
