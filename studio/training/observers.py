@@ -16,6 +16,7 @@ from rich.text import Text
 from studio.errors import StudioError
 from studio.training.loop import Observer, Trainer, TrainingResult
 from studio.training.randomness import undisturbed
+from studio.training.running import mark_running
 
 _TRAINING_PER_PREVIEW = 9.0
 """Seconds of training for each second of previews; some models take long to sample."""
@@ -31,6 +32,7 @@ class MetricsWriter(Observer):
 
     def on_start(self, trainer: Trainer) -> None:
         self._file = trainer.run.metrics_file.open("a", encoding="utf-8")
+        mark_running(self._file)
 
     def on_log(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
         assert self._file is not None
