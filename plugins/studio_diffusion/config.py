@@ -18,6 +18,7 @@ class DiffusionConfig(PluginConfig):
         "toy": {"steps": 4_000, "batch": 512, "timesteps": 200, "channels": 128, "schedule": "cosine", "lr": 2e-3},
         "mnist": {
             "steps": 4_000,
+            "batch": 32,
             "channels": 48,
             "multipliers": (1, 2),
             "blocks": 1,
