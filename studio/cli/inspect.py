@@ -1,4 +1,4 @@
-"""`studio inspect`: what a trained scene composites along the ray of one pixel, as a picture."""
+"""`studio inspect`: what a scene composites along the ray of a pixel, or what a text's tokens attend to, drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Inspect:
-    """Look into a trained scene: density, weights and colour along the ray of one pixel, beside the render."""
+    """Look into a trained model. Of a scene: density, weights and colour along the ray of one pixel, beside the render.
+    Of a text model: the attention of every layer and head to the tokens of a text."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, or one above it, whose newest run is taken. The photos are not needed."""
@@ -28,23 +29,81 @@ class Inspect:
     """Pixel X Y of the render, from the left and the top; default: the middle."""
     photo: str = "0"
     """Whose camera: a photo's name, the end of one, or its number among those of the evaluated split."""
+    text: str | None = None
+    """For a text model: the text whose attention is drawn."""
+    layer: int | None = None
+    """Draw this layer alone, counted from 0."""
+    head: int | None = None
+    """Draw this head alone, counted from 0."""
     output: Path | None = None
-    """*.png, *.pdf or *.svg; default: in the run's folder renders/."""
+    """*.png, *.pdf or *.svg; default: in the run's folder, renders/ or samples/."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
 
 def main(argv: Sequence[str], started: float) -> int:
-    """Draw the ray and say where the picture is."""
+    """Draw what is inside, and say where the picture is."""
     request = parse(Inspect, argv, prog="studio inspect", positionals=1)
     from studio.devices import apply_threads
-    from studio.export.ray_plot import plot_ray
-    from studio.plugin.abilities import HasRaySamples
+    from studio.plugin import Generator
     from studio.training.loaded import open_run
 
     apply_threads()
     run = open_run(request.run, device=request.device)
+    draw = _draw_attention if isinstance(run.plugin, Generator) else _draw_ray
+    out().print(shown(draw(run, request)), markup=False)
+    return 0
+
+
+def _draw_attention(run: LoadedRun, request: Inspect) -> Path:
+    from studio.export.attention_plot import plot_attention
+    from studio.plugin.abilities import HasAttention
+
+    if request.ray:
+        raise StudioError("--ray: a generator has no rays.", fix='Text models show their attention: --text "To be".')
+    if not isinstance(run.plugin, HasAttention):
+        raise StudioError(
+            f"{run.path}: the plugin '{run.config.plugin}' cannot show what it attends to (capability 'attention').",
+            fix="`studio plugins` shows which ones can.",
+        )
+    if request.text is None:
+        raise StudioError("--text is missing.", fix='Give the text whose attention shall be drawn: --text "To be".')
+    maps, labels = run.plugin.attention_maps(request.text), run.plugin.token_labels(request.text)
+    layers = _chosen("--layer", request.layer, maps.shape[0])
+    heads = _chosen("--head", request.head, maps.shape[1])
+    parts = [
+        f"{name}{number}" for name, number in (("layer", request.layer), ("head", request.head)) if number is not None
+    ]
+    where = (request.output or run.path / "samples" / f"{'_'.join(['attention', *parts])}.png").expanduser()
+    plot_attention(
+        where,
+        maps[layers][:, heads],
+        labels,
+        title=f"{run.config.plugin} at step {run.step:,}: attention in {len(labels)} tokens",
+        layers=layers,
+        heads=heads,
+    )
+    err().print(f"{maps.shape[0]} layers of {maps.shape[1]} heads, {len(labels)} tokens", markup=False)
+    return where
+
+
+def _chosen(flag: str, number: int | None, count: int) -> list[int]:
+    if number is None:
+        return list(range(count))
+    if not 0 <= number < count:
+        raise StudioError(f"{flag}: there is no {number}.", fix=f"Give 0 to {count - 1}.")
+    return [number]
+
+
+def _draw_ray(run: LoadedRun, request: Inspect) -> Path:
+    import torch
+
+    from studio.export.ray_plot import plot_ray
+    from studio.plugin.abilities import HasRaySamples
+
     field = run.field
+    if request.text is not None:
+        raise StudioError("--text: a scene reads no text.", fix="Give a pixel: --ray X Y.")
     if not isinstance(field, HasRaySamples):
         raise StudioError(
             f"{run.path}: the plugin '{run.config.plugin}' cannot tell what lies along a ray (capability 'inspect').",
@@ -53,8 +112,6 @@ def main(argv: Sequence[str], started: float) -> int:
     name, camera = _camera(run, request.photo)
     width, height = camera.size
     x, y = _pixel(request.ray, width, height)
-    import torch
-
     rays = camera.to(field.device).rays(torch.tensor([[x, y]], device=field.device))
     if rays.valid is not None and not bool(rays.valid.all()):
         raise StudioError(f"--ray: the lens has no ray at ({x:g}, {y:g}).", fix="Choose a pixel nearer to the middle.")
@@ -76,8 +133,7 @@ def main(argv: Sequence[str], started: float) -> int:
         f"{len(weights)} samples, opacity {float(weights.sum()):.3f}" if len(weights) else "the ray meets nothing",
         markup=False,
     )
-    out().print(shown(where), markup=False)
-    return 0
+    return where
 
 
 def _camera(run: LoadedRun, photo: str) -> tuple[str, Cameras]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from studio.errors import StudioError
-from studio.files import atomic_write
+from studio.export.figure_file import figure_format, save_figure
 from studio.plugin.abilities import RaySamples
 
-_ENDINGS = ("png", "pdf", "svg")
 _MARK = "#ff2d95"
 """A colour that few photos have."""
 _STRIP = 600
@@ -45,41 +42,31 @@ def plot_ray(
     Raises:
         StudioError: Another ending, or the file cannot be written.
     """
-    import matplotlib
-
-    ending = Path(path).suffix.lower().lstrip(".")
-    if ending not in _ENDINGS:
-        raise StudioError(f"{path}: a ray is drawn as .{', .'.join(_ENDINGS)}.", fix="Choose one of these endings.")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    ending = figure_format(path, "a ray")
+    from matplotlib.figure import Figure
 
     t = samples["t"].detach().cpu().double().numpy() * unit
     density = samples["density"].detach().cpu().double().numpy() / unit
     weights = samples["weights"].detach().cpu().double().numpy()
     light = np.clip(1 - np.concatenate([[0.0], np.cumsum(weights)[:-1]]), 0, 1) if len(t) else weights
-    figure, axes = plt.subplot_mosaic(
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    axes = figure.subplot_mosaic(
         [["picture", "density"], ["picture", "weights"], ["picture", "colors"]],
-        figsize=(11, 5.4),
         width_ratios=[1, 1.35],
         height_ratios=[1, 1, 0.5],
-        layout="constrained",
     )
-    try:
-        _draw_picture(axes["picture"], picture, pixel)
-        _draw_curves(axes["density"], axes["weights"], t, density, weights, light)
-        _draw_colors(axes["colors"], t, samples["rgb"].detach().cpu(), weights, _pixel_color(samples, background))
-        for name in ("density", "weights"):
-            axes[name].tick_params(labelbottom=False)
-        low, high = (t[0], t[-1]) if len(t) > 1 else (0.0, 1.0)
-        margin = 0.03 * max(high - low, 1e-6)
-        for name in ("density", "weights", "colors"):
-            axes[name].set_xlim(low - margin, high + margin)
-        if title:
-            figure.suptitle(title, fontsize=11)
-        with atomic_write(path) as file:
-            figure.savefig(file, format=ending, dpi=130)
-    finally:
-        plt.close(figure)
+    _draw_picture(axes["picture"], picture, pixel)
+    _draw_curves(axes["density"], axes["weights"], t, density, weights, light)
+    _draw_colors(axes["colors"], t, samples["rgb"].detach().cpu(), weights, _pixel_color(samples, background))
+    for name in ("density", "weights"):
+        axes[name].tick_params(labelbottom=False)
+    low, high = (t[0], t[-1]) if len(t) > 1 else (0.0, 1.0)
+    margin = 0.03 * max(high - low, 1e-6)
+    for name in ("density", "weights", "colors"):
+        axes[name].set_xlim(low - margin, high + margin)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    save_figure(figure, path, ending)
 
 
 def _draw_picture(axes, picture: Tensor, pixel: tuple[float, float]) -> None:  # type: ignore[no-untyped-def]

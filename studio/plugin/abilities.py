@@ -80,3 +80,20 @@ class FromGaussians(Protocol):
             scene_info: What is known of the scene they belong to.
         """
         ...
+
+
+@runtime_checkable
+class HasAttention(Protocol):
+    """Capability 'attention': a Generator of texts that can show what its tokens look at."""
+
+    def attention_maps(self, text: str) -> Float[Tensor, "layers heads t t"]:
+        """The share that each of the text's t tokens (rows) takes from each token (columns); rows sum to 1.
+
+        Raises:
+            StudioError: A text that the model cannot read.
+        """
+        ...
+
+    def token_labels(self, text: str) -> list[str]:
+        """The t tokens that `attention_maps` shows, as text."""
+        ...

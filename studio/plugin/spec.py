@@ -27,7 +27,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "stream": ("stream",),
     "trajectory": ("trajectory",),
     "edit": ("edit",),
-    "attention": ("attention_maps",),
+    "attention": ("attention_maps", "token_labels"),
     "density": ("density",),
     "inspect": ("ray_samples",),
     "gaussians": ("cloud", "from_gaussians"),

@@ -278,6 +278,9 @@ def check_attention(subject: Subject, generator: Any) -> str | None:
     error = float((maps.sum(-1) - 1).abs().max())
     if float(maps.min()) < 0 or not error < 1e-3:
         raise CheckFailed("the rows of attention_maps are no shares that sum to 1.", "Return them after the softmax.")
+    labels = generator.token_labels("The old lamp")
+    if len(labels) != maps.shape[2]:
+        raise CheckFailed(f"token_labels names {len(labels)} tokens, attention_maps shows {maps.shape[2]}.")
     return "x".join(map(str, maps.shape))
 
 

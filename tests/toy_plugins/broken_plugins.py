@@ -235,6 +235,9 @@ class Logits(ByteGenerator):
     def attention_maps(self, text: str) -> Tensor:
         return torch.randn(2, 2, 5, 5)
 
+    def token_labels(self, text: str) -> list[str]:
+        return list("abcde")
+
 
 # ---- fields ----------------------------------------------------------------------------------------------------------
 class Fog(TemplateField):
