@@ -19,6 +19,8 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 
 _SIDE = 640
 """Frames are judged at this width and height: large enough for the blur that matters, quick to look at."""
+_EACH_FRAME = ("-fps_mode", "passthrough")
+"""Neither drop nor double frames to even out time stamps, so that numbers mean the same in both passes."""
 
 
 def count_frames(video: Path) -> int:
@@ -49,9 +51,8 @@ def frame_sharpness(video: Path, tick: Callable[[], object] = lambda: None) -> n
     Raises:
         StudioError: The video cannot be decoded, or has no frame.
     """
-    # New time stamps at the rate of the output, so that ffmpeg neither drops nor doubles a frame.
-    filters = f"scale={_SIDE}:{_SIDE}:flags=area,format=gray,setpts=N/25/TB"
-    command = [*_ffmpeg(video), "-vf", filters, "-r", "25", "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    filters = f"scale={_SIDE}:{_SIDE}:flags=area,format=gray"
+    command = [*_ffmpeg(video), "-vf", filters, *_EACH_FRAME, "-f", "rawvideo", "-pix_fmt", "gray", "-"]
     found: list[float] = []
     # A file, as a pipe that nobody reads would stop ffmpeg when it is full.
     with (
@@ -97,8 +98,7 @@ def write_frames(video: Path, chosen: Sequence[int], folder: Path) -> list[Path]
     """
     selected = "+".join(f"eq(n\\,{number})" for number in chosen)
     pattern = folder / "%d.jpg"
-    filters = f"select={selected},setpts=N/25/TB"
-    command = [*_ffmpeg(video), "-vf", filters, "-r", "25", "-qmin", "1", "-q:v", "1", str(pattern)]
+    command = [*_ffmpeg(video), "-vf", f"select={selected}", *_EACH_FRAME, "-qmin", "1", "-q:v", "1", str(pattern)]
     done = subprocess.run(command, capture_output=True)
     written = [folder / f"{position}.jpg" for position in range(1, len(chosen) + 1)]
     if done.returncode != 0 or not all(path.is_file() for path in written):

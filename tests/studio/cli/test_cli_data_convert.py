@@ -45,6 +45,6 @@ def test_bad_requests(studio: Any, scene_folder: Path) -> None:
     assert studio("data", "convert", scene_folder).code == 2
     assert studio("data", "convert", "absent", "--output", "x").code == 2
     done = studio("data", "konvert", scene_folder)
-    assert "There is: studio data info PATH, studio data convert PATH." in done.err
+    assert "There is: studio data info PATH, studio data process PATH, studio data convert PATH." in done.err
     assert "studio data convert PATH --output FOLDER" in studio("data", "--help").out
     assert sorted(path.name for path in scene_folder.iterdir()) == before
