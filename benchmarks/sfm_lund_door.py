@@ -22,9 +22,9 @@ from studio.reconstruction import ProcessOptions, align_similarity, process
 PROTOCOL = (
     "The photos alone are given to `studio.reconstruction.process`; what it writes is read as any scene. Camera "
     "centres are brought onto those of the given model by the similarity that fits best (Umeyama 1991); errors are "
-    "distances from them, in percent of the scene's extent (1.1 x the largest distance of a given camera from their mean). "
-    "Rotation errors are those after the rotation of that similarity. Wall-clock seconds of everything, from reading "
-    "the photos to the finished scene; memory is the peak of this process."
+    "distances from them, in percent of the scene's extent (1.1 x the largest distance of a given camera from their "
+    "mean). Rotation errors are those after the rotation of that similarity. Wall-clock seconds of everything, from "
+    "reading the photos to the finished scene; memory is the peak of this process."
 )
 
 
