@@ -1,9 +1,10 @@
 """How well the captioner reads held-out pictures of shapes after minutes of training.
 
-    python benchmarks/captions.py --minutes 20
-    python benchmarks/captions.py --size 32 --minutes 5 10 20
+    python benchmarks/captions.py
+    python benchmarks/captions.py --size 64 --budget 5m 10m 20m
 
-Every budget is a training of its own, as its schedules follow the clock. Writes results/captions.json.
+Each budget is a training of its own, as its schedules follow the clock; --steps trains so many steps instead, which
+other programs on the machine do not change. Writes results/captions.json and a picture.
 """
 
 from __future__ import annotations
@@ -12,78 +13,39 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import RESULTS, Report
+from described import described
+from harness import RESULTS, Report, gib, train_command
 
 from studio.datasets import load_dataset
-from studio.datasets.shapes import Kind, parse_caption
 from studio.devices import apply_threads
 from studio.export.pictures import grid, save_picture
-from studio.training.observers import ProgressLine
-from studio.training.start import TrainOptions, train
+from studio.metrics.attributes import score_captions
+from studio.training.loaded import open_run
 from studio_gpt.caption_plugin import Captioner
 
 PROTOCOL = (
-    "shapes:{size}, {pictures} held-out pictures, whose scenes come from another random stream than those of the "
-    "training. The budget is wall-clock time from the call of train(): drawing the pictures and checkpoints count. "
-    "Captions are decoded greedily. Objects stand in a caption in the canonical order, but are matched as sets: each "
-    "object of the truth with the object of the caption that shares most attributes, once. Right means: the share of "
-    "the truth's colours (shapes, sizes, materials) whose matched object has the same; an object too few counts as "
-    "wrong, one too many is 'surplus'. Exact: the caption is the truth word by word, relations included. Seed {seed}; "
-    "the last weights count."
+    "shapes:{size}, {pictures:,} held-out pictures, whose scenes come from another random stream than those of the "
+    "training. Training by `studio train` in a process of its own on {threads} thread(s); its seconds are those of the "
+    "whole command, drawing the pictures included, by the clock and as processor time of all threads together; the "
+    "target of {limit:,} s holds for the smaller one, as other programs lengthen the first. Captions are decoded "
+    "greedily. The objects of a caption are paired with the true ones so that most of them fit; an object that is left "
+    "out has all attributes wrong. Relations count where both objects are found. Exact: all that is said is true and "
+    "complete. Seed {seed}; the last weights count."
 )
-ATTRIBUTES = ("color", "shape", "size", "material")
-
-
-@dataclass
-class Tally:
-    """Right attributes, counted over captions."""
-
-    objects: int = 0
-    surplus: int = 0
-    exact: int = 0
-    captions: int = 0
-    right: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(ATTRIBUTES, 0))
-
-    def add(self, said: str, truth: str) -> None:
-        told, wanted = list(parse_caption(said).objects), parse_caption(truth).objects
-        self.captions += 1
-        self.exact += said == truth
-        self.objects += len(wanted)
-        self.surplus += max(len(told) - len(wanted), 0)
-        for expected in _clearest_first(wanted, told):
-            if not told:
-                break
-            best = max(told, key=lambda other: _agreement(expected, other))
-            told.remove(best)
-            for name in ATTRIBUTES:
-                self.right[name] += getattr(best, name) == getattr(expected, name)
-
-    def shares(self) -> dict[str, float]:
-        found = {name: self.right[name] / max(self.objects, 1) for name in ATTRIBUTES}
-        return {**found, "surplus": self.surplus / max(self.objects, 1), "exact": self.exact / max(self.captions, 1)}
-
-
-def _clearest_first(wanted: Sequence[Kind], told: Sequence[Kind]) -> list[Kind]:
-    """Objects with a good match choose first, so that a poor one does not take it from them."""
-    return sorted(wanted, key=lambda kind: -max((_agreement(kind, other) for other in told), default=0))
-
-
-def _agreement(a: Kind, b: Kind) -> int:
-    return sum(getattr(a, name) == getattr(b, name) for name in ATTRIBUTES)
+TARGET, TARGET_SECONDS = 0.95, 1200
+_SHOWN = 12
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[20], help="budgets")
-    parser.add_argument("--size", type=int, default=64, help="of the pictures, pixels")
+    parser.add_argument("--budget", nargs="+", default=None, help="times of training, such as 20m; default: --steps")
+    parser.add_argument("--steps", type=int, default=None, help="training steps; default: the preset's")
+    parser.add_argument("--size", type=int, default=32, help="of the pictures, pixels")
     parser.add_argument("--pictures", type=int, default=1000, help="held-out pictures")
-    parser.add_argument("--preset", default=None)
-    parser.add_argument("--grid", type=int, default=None, help="cells of the encoder's map; default: the preset's")
+    parser.add_argument("--preset", default="shapes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=None, help="keep the runs here; default: delete them")
@@ -92,60 +54,52 @@ def main() -> None:
     apply_threads()
     report = Report(
         "captions",
-        title=f"Captions of shapes:{arguments.size}: held-out accuracy by training time",
-        protocol=PROTOCOL.format(size=arguments.size, pictures=arguments.pictures, seed=arguments.seed),
+        title=f"Captions of shapes:{arguments.size}: held-out accuracy",
+        protocol=PROTOCOL.format(
+            size=arguments.size,
+            pictures=arguments.pictures,
+            seed=arguments.seed,
+            threads=torch.get_num_threads(),
+            limit=TARGET_SECONDS,
+        ),
         settings=vars(arguments),
         folder=arguments.results,
     )
     name = f"shapes:{arguments.size}"
     held_out = load_dataset(name, split="test")
     x, truths = held_out.batch(range(arguments.pictures))
+    common = ["--preset", arguments.preset, "--seed", str(arguments.seed), "--device", arguments.device]
+    steps = [] if arguments.steps is None else ["--steps", str(arguments.steps)]
+    # With a budget the clock ends the training.
+    budgets = [["--budget", budget, "--steps", "1000000"] for budget in arguments.budget or ()]
     with tempfile.TemporaryDirectory() as scratch:
-        for minutes in sorted(arguments.minutes):
-            options = TrainOptions(
-                output=arguments.runs or Path(scratch),
-                seed=arguments.seed,
-                device=arguments.device,
-                budget_seconds=60 * minutes,
-                tensorboard=False,
-            )
-            started = time.perf_counter()
-            run = train(
-                "caption",
-                name,
-                preset=arguments.preset,
-                options=options,
-                observers=[ProgressLine()],
-                # The clock ends the training.
-                **{"steps": 10**6, **({} if arguments.grid is None else {"grid": arguments.grid})},
-            )
-            seconds = time.perf_counter() - started
-            model = run.plugin
+        for i, chosen in enumerate(budgets or [steps]):
+            folder = (arguments.runs or Path(scratch)) / f"captions_{arguments.size}_{i}"
+            done = train_command("caption", name, folder, *common, *chosen)
+            run = open_run(done.folder, device=arguments.device)
+            model = run.generator
             assert isinstance(model, Captioner)
             started = time.perf_counter()
             said = model.caption(x)
             captioning = time.perf_counter() - started
-            tally = Tally()
-            for text, truth in zip(said, truths, strict=True):
-                tally.add(text, truth)
+            scores = score_captions(said, truths)
             report.add(
-                minutes=float(minutes),
-                seconds=seconds,
                 steps=run.step,
-                **tally.shares(),
-                objects=tally.objects,
+                seconds=done.seconds,
+                cpu_seconds=done.cpu_seconds,
+                **dataclasses.asdict(scores),
                 pictures_a_second=len(x) / captioning,
                 nats_a_caption=-float(model.log_likelihood(truths, x).mean()),
                 parameters=sum(p.numel() for p in model.parameters()),
+                peak_memory=gib(done.peak_memory),
+                reached=min(scores.color, scores.shape) >= TARGET
+                and min(done.seconds, done.cpu_seconds) <= TARGET_SECONDS,
+                target={"color and shape, each": TARGET, "seconds": TARGET_SECONDS},
                 examples=[{"said": a, "truth": b} for a, b in zip(said[:20], truths[:20], strict=True)],
                 wrong=[{"said": a, "truth": b} for a, b in zip(said, truths, strict=True) if a != b][:20],
             )
-            shown = [picture.movedim(0, -1) for picture in x[:12]]
-            larger = [torch.nn.functional.interpolate(p.movedim(-1, 0)[None], scale_factor=4)[0] for p in shown]
-            save_picture(
-                arguments.results / "captions.png",
-                grid([p.movedim(0, -1) for p in larger], captions=said[:12], columns=4),
-            )
+            shown = [described(picture, text) for picture, text in zip(x[:_SHOWN], said[:_SHOWN], strict=True)]
+            save_picture(arguments.results / "captions.png", grid(shown, columns=4))
     report.print()
 
 

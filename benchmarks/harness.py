@@ -108,7 +108,7 @@ class CommandRun:
     """Processor time of all its threads: what other programs on the machine do not lengthen much."""
 
 
-def train_command(plugin: str, data: Path, output: Path, *options: str) -> CommandRun:
+def train_command(plugin: str, data: Path | str, output: Path, *options: str) -> CommandRun:
     """Run ``studio train`` in a process of its own; what it prints is shown.
 
     Args:

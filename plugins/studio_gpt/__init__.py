@@ -34,6 +34,7 @@ CAPTION = PluginSpec(
     devices=("cpu", "cuda"),
     presets={
         "default": "4 layers, 128 wide: up to 20 minutes on two CPU cores for 64x64 pictures",
+        "shapes": "for shapes:32: a smaller map of the picture; 10 to 20 minutes on one CPU core",
         "large": "6 layers, 256 wide, for longer captions and a GPU",
     },
 )

@@ -130,6 +130,7 @@ class CaptionConfig(LanguageConfig):
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
+        "shapes": {"grid": 4, "shift": 2, "steps": 4_000},
         "large": {"encoder_width": 64, "width": 256, "layers": 6, "heads": 8, "steps": 20_000},
     }
     CHECK: ClassVar[Mapping[str, Any]] = {
