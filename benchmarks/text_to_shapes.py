@@ -35,7 +35,7 @@ PROTOCOL = (
     "trained apart on real pictures of the training split, describes each sample. Read back: share of the objects "
     "asked for that its description has with the right shape and colour, objects paired so that most fit (as `studio "
     "eval --caption-run` reports it); all objects: share of the samples where this holds for each; the other columns "
-    "count single attributes and stated relations. The row 'held out' is the same for the real pictures of these captions: "
+    "count single attributes and stated relations. The row 'held out' is the same for the real pictures: "
     "what the captioner can read at best. Training on {threads} thread(s); seconds of the whole command, by the clock "
     "and as processor time."
 )
