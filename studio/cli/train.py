@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from studio.training.loop import TrainingResult
+    from studio.training.observers import ProgressLine
     from studio.training.start import Prepared, TrainOptions
+    from studio.viewer.live import TrainingViewer
 
 INTERRUPTED = 130
 
@@ -26,6 +30,11 @@ def main(argv: Sequence[str], started: float) -> int:
     request = read_train_arguments(argv)
     console = out()
     if isinstance(request, TrainRequest):
+        if request.run.viewer and request.kind != "field":
+            raise StudioError(
+                f"--viewer: shows scenes, and '{request.plugin}' is a generator.",
+                fix="Leave it out; `studio view RUN` samples from a run.",
+            )
         preset = f" (preset {request.run.preset})" if request.run.preset else ""
         console.print(f"[bold]{request.plugin}[/]{preset} on ", end="")
         console.print(request.data, markup=False)
@@ -66,6 +75,17 @@ def main(argv: Sequence[str], started: float) -> int:
         announce(f"run: {shown(prepared.run.path)}")
     if request.run.previews:
         prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
+    with _viewer(prepared, request.run) as viewer:
+        code = _train(request, prepared, line, console)
+        if viewer is not None and code == 0 and console.is_terminal:
+            _keep_open(viewer, console)
+    return code
+
+
+def _train(request: TrainRequest | ResumeRequest, prepared: Prepared, line: ProgressLine, console: Console) -> int:
+    def announce(text: str) -> None:
+        console.print(text, markup=False)
+
     try:
         result = prepared.train()
     except KeyboardInterrupt:
@@ -82,6 +102,31 @@ def main(argv: Sequence[str], started: float) -> int:
         _save_film(prepared, announce)
     _say_result(console, prepared, result, line.figures)
     return 0
+
+
+@contextmanager
+def _viewer(prepared: Prepared, run: RunOptions) -> Iterator[TrainingViewer | None]:
+    """The page of a training that is watched; closed in any case."""
+    if not run.viewer or prepared.scene is None:
+        yield None
+        return
+    from studio.cli.view import announce
+    from studio.viewer.access import Access
+    from studio.viewer.live import TrainingViewer
+
+    viewer = TrainingViewer(prepared, Access.make(run.viewer_host, None), run.viewer_port)
+    prepared.trainer.observers.append(viewer)
+    announce(viewer.url, viewer.port, run.viewer_port)
+    try:
+        yield viewer
+    finally:
+        viewer.close()
+
+
+def _keep_open(viewer: TrainingViewer, console: Console) -> None:
+    console.print(f"The viewer stays open at {viewer.url}; Ctrl-C ends it.", style="dim", markup=False)
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _save_film(prepared: Prepared, tell: Callable[[str], None]) -> None:

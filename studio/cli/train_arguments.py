@@ -68,6 +68,12 @@ class RunOptions:
     """Seconds between checkpoints: what a kill loses at most."""
     checkpoint_steps: OptionalPositiveInt = None
     """Steps between checkpoints, instead of seconds."""
+    viewer: bool = False
+    """Watch the training of a scene in the browser: live pictures, pause, curves."""
+    viewer_port: NonNegativeInt = 7007
+    """Port of the viewer; if it is taken, the next free one."""
+    viewer_host: str = "127.0.0.1"
+    """Address of the viewer; one beyond this machine is protected by a token."""
 
 
 @dataclass
@@ -290,7 +296,8 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
 
     fixed = set(arguments_of(RunOptions, SceneOptions, DataOptions).arity) - {
         "--resume", "--budget", "--device", "--previews", "--no-previews", "--tensorboard", "--no-tensorboard",
-        "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--help", "-h",
+        "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--viewer", "--no-viewer",
+        "--viewer-port", "--viewer-host", "--help", "-h",
     }  # fmt: skip
     given = [flag for flag in common.given(argv) if flag in fixed]
     if given:

@@ -131,6 +131,16 @@ class Trainer:
         spent = time.perf_counter() - self._clock_start - compile_time.seconds_since(self._clock_start)
         return self._seconds_before + spent
 
+    @property
+    def stopping(self) -> bool:
+        """Whether an interrupt asks for an orderly end; an observer that holds the training must let it go then."""
+        return self._stop
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count some seconds as training, such as those that an observer held it for: a budget is not used up by
+        a pause."""
+        self._seconds_before -= seconds
+
     # ---- state ---------------------------------------------------------------------------------------------------
     def save_checkpoint(self) -> None:
         """Write the whole state at the present step and drop old checkpoints."""

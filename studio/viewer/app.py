@@ -52,16 +52,22 @@ class Viewer:
         return self.server.url
 
     # ---- what is shown -------------------------------------------------------------------------------------------
-    def show(self, subject: Subject, turns: TrainingTurns | None = None) -> Stage:
+    def show(
+        self,
+        subject: Subject,
+        turns: TrainingTurns | None = None,
+        header: Callable[[viser.GuiApi], None] = lambda gui: None,
+    ) -> Stage:
         """Show a scene instead of what was shown before.
 
         Args:
             turns: Of the training that goes on, if one does.
+            header: Puts controls above the tabs.
         """
         with self._guard:
             self._clear()
             self._turns = turns or LockedTurns()
-            self._stage = Stage(self.server, subject, self._turns, live=turns is not None)
+            self._stage = Stage(self.server, subject, self._turns, live=turns is not None, header=header)
             self._mount_runs()
             for client in self.server.get_clients().values():
                 self._stage.arrived(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 
 import torch
@@ -49,7 +50,8 @@ class LookPanel:
         self._color_map = gui.add_dropdown("Colours", COLOR_MAPS, initial_value="turbo", visible=False)
         self._scale = gui.add_html("", visible=False)
         self._background = gui.add_rgb("Background", background, visible=drawer is not None)
-        self._fov = gui.add_slider("Field of view", 5.0, 120.0, 0.5, 60.0, hint="Vertical, in degrees")
+        fov = min(max(round(2 * math.degrees(subject.first_view().fov)) / 2, 5.0), 120.0)
+        self._fov = gui.add_slider("Field of view", 5.0, 120.0, 0.5, fov, hint="Vertical, in degrees")
         self._side = gui.add_dropdown(
             "Resolution", tuple(str(s) for s in _SIDES), initial_value=str(_SIDE), visible=drawer is not None,
             hint="Most pixels of a side when the camera is still; while it moves, what keeps up with it",

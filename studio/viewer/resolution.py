@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+import statistics
+from collections import OrderedDict, deque
 
 MOVING_SECONDS = 0.045
 """Time for a picture while the camera moves: with encoding and transport about 15 pictures a second."""
 _SMALLEST_SIDE = 64
 _STEPS = 16
 """Sizes go in so many steps of the full one, so that they do not change with every picture."""
-_REMEMBERED = 8
+_REMEMBERED, _SIZES = 5, 5
+"""Times of each size, and sizes, that are remembered."""
 
 
 class AdaptiveResolution:
@@ -25,27 +27,31 @@ class AdaptiveResolution:
 
     def __init__(self, target: float = MOVING_SECONDS) -> None:
         self.target = target
-        # Small and large pictures apart: a long series of one size would push out what tells the two parts apart.
-        self._small: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
-        self._large: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
-        self._split = 0.0
+        # By number of pixels: a long series of one size must not push out what tells the two parts apart.
+        self._seconds: OrderedDict[int, deque[float]] = OrderedDict()
+        self._warm = False
 
     def record(self, size: tuple[int, int], seconds: float) -> None:
-        """Tell how long a picture of ``(width, height)`` took."""
-        pixels = float(size[0] * size[1])
-        self._split = max(self._split * 0.98, pixels)
-        (self._large if pixels > 0.5 * self._split else self._small).append((pixels, seconds))
+        """Tell how long a picture of ``(width, height)`` took. The first one is not believed: it also compiled kernels
+        and filled caches."""
+        if not self._warm:
+            self._warm = True
+            return
+        pixels = size[0] * size[1]
+        self._seconds.setdefault(pixels, deque(maxlen=_REMEMBERED)).append(seconds)
+        self._seconds.move_to_end(pixels)
+        while len(self._seconds) > _SIZES:
+            self._seconds.popitem(last=False)
 
     def forget(self) -> None:
         """Begin anew, where something else is drawn from now on."""
-        self._small.clear()
-        self._large.clear()
-        self._split = 0.0
+        self._seconds.clear()
+        self._warm = False
 
     @property
     def known(self) -> bool:
         """Whether anything was recorded."""
-        return bool(self._small or self._large)
+        return bool(self._seconds)
 
     def predict(self, size: tuple[int, int]) -> float:
         """Seconds that a picture of a size will take; 0 while nothing is known."""
@@ -55,7 +61,7 @@ class AdaptiveResolution:
     def moving_size(self, full: tuple[int, int]) -> tuple[int, int]:
         """Width and height for a picture while the camera moves, of the aspect of `full` and at most that large."""
         if not self.known:
-            # The first picture: small, it also compiles kernels and fills caches.
+            # Soon something is there.
             return scaled(full, 0.25)
         fixed, per_pixel = self._fit()
         left = max(self.target - fixed, 0.25 * self.target)
@@ -64,7 +70,7 @@ class AdaptiveResolution:
 
     def _fit(self) -> tuple[float, float]:
         """Least squares, both parts kept at 0 or above."""
-        samples = [*self._small, *self._large]
+        samples = [(float(pixels), statistics.median(times)) for pixels, times in self._seconds.items()]
         if not samples:
             return 0.0, 0.0
         mean_pixels = sum(p for p, _ in samples) / len(samples)

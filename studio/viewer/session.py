@@ -31,7 +31,6 @@ _STILL_SECONDS = 0.12
 _SLOW_SECONDS = 0.4
 """A full picture that takes longer is preceded by a smaller one."""
 _MOVING_QUALITY, _STILL_QUALITY = 75, 92
-_TO_FORGET = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,9 +211,7 @@ class Session:
             fresh_limits=is_full,
         )
         seconds = time.perf_counter() - started
-        if self._resolution.known or seconds < _TO_FORGET:
-            # The very first may have compiled kernels, which says nothing about the next.
-            self._resolution.record(size, seconds)
+        self._resolution.record(size, seconds)
         self._send(to_uint8(picture), _STILL_QUALITY if is_full else _MOVING_QUALITY)
         self._on_shown(ShownPicture(size, seconds, is_full))
 

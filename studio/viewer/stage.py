@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 import viser
@@ -27,9 +28,18 @@ class Stage:
         subject: What is shown.
         turns: When its field may be used.
         live: Whether it is being trained.
+        header: Puts controls above the tabs.
     """
 
-    def __init__(self, server: viser.ViserServer, subject: Subject, turns: Turns, *, live: bool = False) -> None:
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        subject: Subject,
+        turns: Turns,
+        *,
+        live: bool = False,
+        header: Callable[[viser.GuiApi], None] = lambda gui: None,
+    ) -> None:
         self.server = server
         self.subject = subject
         self.turns = turns
@@ -37,9 +47,11 @@ class Stage:
         self.jobs = Jobs()
         self._sessions: dict[int, Session] = {}
         self._guard = threading.Lock()
+        self.last_shown: ShownPicture | None = None
         self._set_first_view()
         gui = server.gui
         gui.set_panel_label(subject.title)
+        header(gui)
         self.tabs = gui.add_tab_group()
         with self.tabs.add_tab("View"):
             self.look_panel = LookPanel(gui, server.scene, subject, self.drawer, self.look_changed)
@@ -107,6 +119,7 @@ class Stage:
             session.refresh()
 
     def _shown(self, shown: ShownPicture) -> None:
+        self.last_shown = shown
         self.look_panel.show_speed(shown)
 
     def _set_first_view(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -71,12 +73,18 @@ class TrainingTurns:
 
     Args:
         share: Most of the training thread's time that goes into others' work; while paused, all of it may.
+        around: Entered around each piece of work, so that it does not disturb the training.
     """
 
-    def __init__(self, share: float = _TRAINING_SHARE) -> None:
+    def __init__(
+        self,
+        share: float = _TRAINING_SHARE,
+        around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
         if not 0 < share < 1:
             raise ValueError(f"share must lie between 0 and 1, got {share}")
         self._share = share
+        self._around = around
         self._changed = threading.Condition()
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._paused = False
@@ -134,9 +142,12 @@ class TrainingTurns:
             work, future = self._asked.popleft()
             future.set_running_or_notify_cancel()
         try:
-            future.set_result(work())
+            with self._around():
+                result = work()
         except BaseException as error:
             future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def end_training(self) -> None:
         """The training thread leaves: from now on whoever asks works in a thread of its own, one at a time."""
