@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("studio.cli.inspect", "Plot what lies along the ray of a pixel, or what a text model attends to."),
     "export": ("studio.cli.export", "Write a trained scene in another program's format."),
     "runs": ("studio.cli.runs", "List, filter, compare and delete runs."),
+    "report": ("studio.cli.report", "Write one page about a run: curves, pictures, figures, settings."),
     "data": ("studio.cli.data", "Look into a folder of posed photos: studio data info PATH."),
     "plugins": ("studio.cli.plugins", "List the plugins; start, check or debug one of your own."),
     "info": ("studio.cli.info", "Show a plugin's networks, options and presets."),

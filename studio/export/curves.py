@@ -40,10 +40,10 @@ def save_curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]],
     if title:
         figure.suptitle(title, fontsize=11)
     for i, name in enumerate(names):
-        steps, values = _series(rows, name)
+        steps, values = series(rows, name)
         axes = figure.add_subplot(lines, columns, i + 1)
         axes.plot(steps, values, color="#9bb8dd", linewidth=0.8)
-        axes.plot(steps, _smooth(values), color="#1f4e9c", linewidth=1.4)
+        axes.plot(steps, smooth(values), color="#1f4e9c", linewidth=1.4)
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=10)
@@ -54,13 +54,14 @@ def save_curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]],
         figure.savefig(file, format="png")
 
 
-def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and finite values of one figure."""
     pairs = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     pairs = [(step, float(value)) for step, value in pairs if math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """Exponential mean over about a thirtieth of the run, free of the pull of its start (as Adam's moments are)."""
     keep = 1.0 - 1.0 / max(len(values) / _SMOOTHED_POINTS, 1.0)
     smooth, total, weight = [], 0.0, 0.0
