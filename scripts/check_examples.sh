@@ -27,8 +27,13 @@ END
 chmod +x "$work/venv/bin/studio"
 studio=$work/venv/bin/studio
 
+# A test environment's other pytest plugins are not what a stranger has.
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+
+# What pip and setuptools say matters only when they fail.
 install() {
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable "$1"
+    "$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable "$1" \
+        >"$work/pip.log" 2>&1 || { cat "$work/pip.log"; return 1; }
 }
 
 cp -r examples/realnvp examples/voxels "$work"
@@ -46,5 +51,5 @@ for kind in generator field reader; do
 done
 "$studio" plugins
 cd "$work"
-"$studio" train fresh-generator toy:moons --steps 200 --no-previews --no-tensorboard --device cpu
+"$studio" train fresh-generator toy:moons --preset quick --steps 100 --no-previews --no-tensorboard --device cpu
 "$studio" sample runs

@@ -1,30 +1,19 @@
 """Finding, checking and lazily loading plugins.
 
-Listing never imports a plugin into this process: each declaration is read once by a short-lived subprocess with a time
-limit, and remembered until the plugin's files or version change. A plugin that raises, hangs or lacks a package is
-listed with its reason and harms no other command.
+Listing never imports a plugin into this process (see `studio.probing`). A plugin that raises, hangs or lacks a package
+is listed with its reason and harms no other command.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.metadata
-import importlib.util
-import json
 import os
-import subprocess
-import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import StudioError
 from studio.plugin.spec import API_VERSION, CAPABILITIES, PluginSpec
+from studio.probing import Registration, declarations, import_target, registrations
 
 if TYPE_CHECKING:
     from studio.plugin.base import Plugin
@@ -32,7 +21,6 @@ if TYPE_CHECKING:
 
 GROUP = "studio.plugins"
 ENVIRONMENT = "STUDIO_PLUGINS"
-PROBE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -69,117 +57,22 @@ class PluginEntry:
         }
 
 
-@dataclass(frozen=True)
-class _Registration:
-    name: str
-    value: str
-    distribution: str
-    version: str
-
-    def fingerprint(self) -> str:
-        """Changes whenever the plugin's declaring files, its version, the studio's API or Python change."""
-        module = self.value.partition(":")[0]
-        # Installing a missing package touches its site-packages folder, and so makes a broken plugin be read again.
-        stamps = [f"{p}:{os.stat(p).st_mtime_ns}" for p in sys.path if p.endswith("site-packages") and os.path.isdir(p)]
-        try:
-            # Looking up a top-level name imports nothing, which find_spec on a submodule would.
-            top = importlib.util.find_spec(module.partition(".")[0])
-            origin = Path(top.origin) if top and top.origin else None
-            files = [origin] if origin else []
-            if origin and "." in module:
-                files.append(origin.parent.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-            stamps += [f"{f}:{f.stat().st_mtime_ns}" for f in files if f and f.is_file()]
-        except (ImportError, ValueError, OSError):
-            stamps.append("unlocated")
-        return "|".join([self.name, self.value, self.distribution, self.version, API_VERSION, sys.version, *stamps])
-
-
-def _registrations() -> list[_Registration]:
-    found = []
-    for point in importlib.metadata.entry_points(group=GROUP):
-        dist = point.dist
-        found.append(_Registration(point.name, point.value, dist.name if dist else "?", dist.version if dist else "?"))
+def _registrations() -> list[Registration]:
+    found = registrations((GROUP,))
     for item in filter(None, (part.strip() for part in os.environ.get(ENVIRONMENT, "").split(","))):
         name, _, value = item.partition("=")
-        found.append(_Registration(name.strip(), value.strip(), f"${ENVIRONMENT}", "-"))
-    # The same distribution can be seen twice, through an editable install and its source folder on sys.path.
+        found.append(Registration(name.strip(), value.strip(), f"${ENVIRONMENT}", "-", GROUP))
     return list(dict.fromkeys(found))
 
 
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "neural-studio" / "plugins.json"
+def describe(found: Any, registration: Registration) -> dict[str, Any]:
+    """What a listing keeps of a declaration; called where it was imported, in a process of its own."""
+    if not isinstance(found, PluginSpec):
+        return {"reason": f"{registration.value} is a {type(found).__name__}, not a PluginSpec"}
+    return {"spec": found.to_dict()}
 
 
-def _read_cache() -> dict[str, Any]:
-    try:
-        data = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _write_cache(data: dict[str, Any]) -> None:
-    """Best effort: a listing must work with a read-only home."""
-    path = _cache_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as handle:
-            json.dump(data, handle)
-        os.replace(handle.name, path)
-    except OSError:
-        return
-
-
-def _probe(registrations: Iterable[_Registration]) -> dict[_Registration, dict[str, Any]]:
-    """Read declarations in subprocesses, all at once, each killed after `PROBE_SECONDS`."""
-    running = {}
-    for registration in registrations:
-        command = [sys.executable, "-m", "studio.registry", registration.value]
-        running[registration] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + PROBE_SECONDS
-    answers: dict[_Registration, dict[str, Any]] = {}
-    for registration, process in running.items():
-        try:
-            out, err = process.communicate(timeout=max(deadline - time.monotonic(), 0.01))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            answers[registration] = {
-                "reason": f"importing {registration.value} did not finish within {PROBE_SECONDS:.0f} s "
-                "(studio plugins --refresh tries again)"
-            }
-            continue
-        try:
-            # A plugin may print while it is imported; the answer is the last line.
-            answers[registration] = json.loads(out.strip().rpartition("\n")[2])
-        except ValueError:
-            answers[registration] = {"reason": f"importing {registration.value} ended the process", "details": err}
-    return answers
-
-
-def _read_spec(value: str) -> dict[str, Any]:
-    """Import 'module:attribute' and describe it; runs inside the probing subprocess."""
-    try:
-        spec = _import_target(value)
-        if not isinstance(spec, PluginSpec):
-            return {"reason": f"{value} is a {type(spec).__name__}, not a PluginSpec"}
-        return {"spec": spec.to_dict()}
-    except BaseException as error:  # a plugin may raise anything, SystemExit included, and only its reason matters here
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            reason = f"needs the package '{error.name}', which is not installed (pip install {error.name})"
-        return {"reason": reason, "details": traceback.format_exc()}
-
-
-def _import_target(value: str) -> Any:
-    module, _, attribute = value.partition(":")
-    if not attribute:
-        raise ValueError(f"'{value}' must look like 'package.module:ATTRIBUTE'")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _entry(registration: _Registration, answer: dict[str, Any]) -> PluginEntry:
+def _entry(registration: Registration, answer: dict[str, Any]) -> PluginEntry:
     spec, reason, details = None, answer.get("reason", ""), answer.get("details", "")
     if "spec" in answer:
         spec = PluginSpec.from_dict(answer["spec"])
@@ -202,15 +95,11 @@ def _entry(registration: _Registration, answer: dict[str, Any]) -> PluginEntry:
 
 def list_plugins(*, refresh: bool = False) -> list[PluginEntry]:
     """Every registered plugin, sorted by name, broken ones with their reason. Imports no plugin and no torch."""
-    registrations = _registrations()
-    cache = {} if refresh else _read_cache()
-    prints = {r: r.fingerprint() for r in registrations}
-    unknown = [r for r in registrations if prints[r] not in cache]
-    if unknown:
-        for registration, answer in _probe(unknown).items():
-            cache[prints[registration]] = answer
-        _write_cache({p: cache[p] for p in prints.values()})
-    entries = [_entry(r, cache[prints[r]]) for r in registrations]
+    found = _registrations()
+    answers = declarations(
+        found, "studio.registry:describe", version=API_VERSION, cache="plugins.json", refresh=refresh
+    )
+    entries = [_entry(registration, answer) for registration, answer in zip(found, answers, strict=True)]
     by_name: dict[str, list[PluginEntry]] = {}
     for entry in entries:
         by_name.setdefault(entry.name, []).append(entry)
@@ -292,7 +181,7 @@ def load_plugin_class(entry: PluginEntry) -> type[Plugin]:
 
 def _load(entry: PluginEntry, target: str) -> Any:
     try:
-        return _import_target(target)
+        return import_target(target)
     except ModuleNotFoundError as error:
         raise StudioError(
             f"Plugin '{entry.name}' needs the package '{error.name}', which is not installed.",
@@ -300,7 +189,3 @@ def _load(entry: PluginEntry, target: str) -> Any:
         ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise StudioError(f"Plugin '{entry.name}' cannot be loaded from {target}: {error}.") from error
-
-
-if __name__ == "__main__":
-    print(json.dumps(_read_spec(sys.argv[1])))

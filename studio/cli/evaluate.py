@@ -17,7 +17,7 @@ from studio.errors import StudioError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.metrics import EvaluationReport, Lpips, PhotoScore
+    from studio.metrics import EvaluationReport, Lpips, PhotoMetric, PhotoScore
     from studio.scene import Photo
     from studio.training.loaded import LoadedRun
 
@@ -42,6 +42,8 @@ class Evaluate:
     """Backbone of LPIPS; no leaves it out."""
     lpips_weights: Path | None = None
     """File or folder of LPIPS weights; default: found by itself where there are any. Nothing is downloaded."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of other packages to measure as well; `studio plugins` lists them."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
@@ -64,10 +66,11 @@ def main(argv: Sequence[str], started: float) -> int:
     apply_threads()
     run = open_run(request.run, device=request.device)
     model, name = _lpips(request)
+    metrics = _metrics(request)
     split = request.split or run.scene.evaluation_split
     if split == "train" and request.split is None:
         err().print("note: no photos are held out, so these are the photos it was trained on")
-    report, folder = _measure(run, split, model, name, request.pictures)
+    report, folder = _measure(run, split, model, name, metrics, request.pictures)
     document = {
         "run": str(run.path.absolute()),
         "plugin": run.config.plugin,
@@ -97,7 +100,12 @@ def save_report(path: Path, document: dict[str, Any]) -> None:
 
 
 def _measure(
-    run: LoadedRun, split: str, model: Lpips | None, name: str, pictures: bool
+    run: LoadedRun,
+    split: str,
+    model: Lpips | None,
+    name: str,
+    metrics: Sequence[tuple[PhotoMetric, str]],
+    pictures: bool,
 ) -> tuple[EvaluationReport, Path | None]:
     folder = run.path / "eval" if pictures else None
     count = len(run.scene.split(split))  # type: ignore[arg-type]
@@ -109,7 +117,7 @@ def _measure(
                 save(photo, render, score)
             advance(f"PSNR {score.psnr:.2f} dB")
 
-        report = run.evaluate(split, lpips=model, lpips_name=name, on_photo=on_photo)
+        report = run.evaluate(split, lpips=model, lpips_name=name, metrics=metrics, on_photo=on_photo)
     return report, folder
 
 
@@ -147,3 +155,15 @@ def _lpips(request: Evaluate) -> tuple[Lpips | None, str]:
         err().print(f"note: {reason}", markup=False)
         return None, "unavailable (no weights on this computer)"
     return model, reason
+
+
+def _metrics(request: Evaluate) -> list[tuple[PhotoMetric, str]]:
+    """Those that were asked for, each with the distribution it is of."""
+    if not request.metrics:
+        return []
+    from studio.extensions import list_extensions, load_extension
+
+    asked = dict.fromkeys(request.metrics)
+    found = [(load_extension("metric", name), name) for name in asked]
+    owners = {entry.name: f"{entry.distribution} {entry.version}" for entry in list_extensions("metric")}
+    return [(metric, owners[name]) for metric, name in found]

@@ -13,8 +13,10 @@ import tyro
 from studio.cli.arguments import OptionalPositiveFloat, OptionalPositiveInt, PositiveInt, parse
 from studio.cli.console import err, out, progress, shown
 from studio.errors import StudioError
+from studio.extensions import list_extensions, load_extension
 
 if TYPE_CHECKING:
+    from studio.export.exporter import Exporter
     from studio.export.gaussians import GaussianCloud
     from studio.export.splat_page import PageView
     from studio.training.loaded import LoadedRun
@@ -38,7 +40,8 @@ class Export:
     compressed), .spz, .splat, .sog, or a folder with the meta.json of SOG."""
     format: str | None = None
     """ply, compressed-ply, splat, spz, glb or html (a web page that shows them) of Gaussians; mesh, pointcloud, or one
-    of the plugin's formats; default: by the ending of --output, else the plugin's first. `--format list` shows them."""
+    of the plugin's formats or of another package; default: by the ending of --output, else the plugin's first.
+    `--format list` shows them."""
     output: Path | None = None
     """File to write; default: in the run's folder exports/, or beside the file. Meshes: .ply, .obj, .glb, .stl."""
     method: Literal["marching-cubes", "tsdf"] = "marching-cubes"
@@ -88,12 +91,17 @@ def main(argv: Sequence[str], started: float) -> int:
     # engine writes all alike.
     formats = {**GEOMETRY_FORMATS, **field.export_formats, **splats}
     formats = {name: formats[name] for name in (*field.export_formats, *splats, *GEOMETRY_FORMATS)}
+    others = {entry.name: entry for entry in list_extensions("exporter") if entry.name not in formats}
+    formats |= {name: entry.summary for name, entry in others.items() if entry.status == "ok"}
     if request.format == "list":
         return _list(formats)
-    chosen = _choose(request.format, request.output, formats, run.config.plugin)
+    exporter: Exporter | None = None
+    if request.format in others:
+        exporter = load_extension("exporter", request.format)
+    chosen = exporter.name if exporter else _choose(request.format, request.output, formats, run.config.plugin)
     target = request.output
     if target is None:
-        ending = (_ENDINGS | SPLAT_ENDINGS).get(chosen, chosen)
+        ending = exporter.ending if exporter else (_ENDINGS | SPLAT_ENDINGS).get(chosen, chosen)
         stem = f"{run.scene.name}_{chosen}" if chosen in _ENDINGS else run.scene.name
         target = run.path / "exports" / f"{stem}.{ending}"
     target = target.expanduser()
@@ -103,6 +111,9 @@ def main(argv: Sequence[str], started: float) -> int:
         assert isinstance(field, HasGaussians)
         cloud = field.cloud().transformed(run.scene.input_from_scene)
         _export_splats(cloud, chosen, target, request, view=_first_view(run) if chosen == "html" else None)
+    elif exporter is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        exporter.export(run, target)
     elif chosen in field.export_formats:
         field.export(chosen, target, input_from_scene=run.scene.input_from_scene)
     else:

@@ -1,4 +1,7 @@
-"""`studio plugins`: what is installed and what each plugin can do; `new`, `check` and `why` have files of their own."""
+"""`studio plugins`: what is installed and what each plugin can do, and what else other packages bring.
+
+`new`, `check` and `why` have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from studio.cli.arguments import parse
 from studio.cli.console import out, print_json
 from studio.errors import StudioError
+from studio.extensions import ExtensionEntry, list_extensions
 from studio.registry import PluginEntry, list_plugins
 
 _COMMANDS = {
@@ -24,7 +28,8 @@ _WIDE = 110
 
 @dataclass
 class Plugins:
-    """List the plugins, broken ones with the reason. No plugin is loaded for it."""
+    """List the plugins and what else packages bring (readers, exporters, camera paths, metrics), broken ones with the
+    reason. None is loaded for it."""
 
     json: bool = False
     """Print a list of objects (name, kind, version, distribution, summary, capabilities, devices, presets, status,
@@ -45,7 +50,7 @@ def main(argv: Sequence[str], started: float) -> int:
         return int(importlib.import_module(_COMMANDS[argv[0]][0]).main(argv[1:], started))
     lines = "\n".join(f"  studio plugins {name} NAME: {about}" for name, (_, about) in _COMMANDS.items())
     request = parse(Plugins, argv, prog="studio plugins", description=f"{Plugins.__doc__}\n\nMore:\n{lines}")
-    entries = list_plugins(refresh=request.refresh)
+    entries = [*list_plugins(refresh=request.refresh), *list_extensions(refresh=request.refresh)]
     if request.json:
         print_json([entry.to_dict() for entry in entries])
         return 0
@@ -53,7 +58,7 @@ def main(argv: Sequence[str], started: float) -> int:
     return 0
 
 
-def _print_table(entries: Sequence[PluginEntry]) -> None:
+def _print_table(entries: Sequence[PluginEntry | ExtensionEntry]) -> None:
     """One row a plugin; on a narrow screen what it can do, or what is wrong with it, stands on a line below."""
     from rich.padding import Padding
     from rich.table import Table
@@ -79,20 +84,24 @@ def _print_table(entries: Sequence[PluginEntry]) -> None:
         for i, row in enumerate(rows):
             line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
             console.print(Text(line, style="bold"), soft_wrap=False)
-            if i > 0:
+            if i > 0 and notes[i - 1]:
                 console.print(Padding(notes[i - 1], (0, 0, 0, 4)), soft_wrap=False)
     console.print("\nOptions: studio train NAME --help   Networks: studio info NAME", style="dim", markup=False)
     if broken := [entry.name for entry in entries if entry.status != "ok"]:
         console.print(f"Tracebacks: studio plugins why {broken[0]}", style="dim", markup=False)
 
 
-def _facts(entry: PluginEntry) -> tuple[str, ...]:
+def _facts(entry: PluginEntry | ExtensionEntry) -> tuple[str, ...]:
+    if isinstance(entry, ExtensionEntry):
+        return entry.name, entry.kind, entry.version, entry.distribution, "", entry.status
     spec = entry.spec
     devices = " ".join(spec.devices) if spec else ""
     return entry.name, spec.kind if spec else "?", entry.version, entry.distribution, devices, entry.status
 
 
-def _note(entry: PluginEntry) -> str:
+def _note(entry: PluginEntry | ExtensionEntry) -> str:
+    if isinstance(entry, ExtensionEntry):
+        return entry.reason or entry.summary
     if entry.status != "ok" or entry.spec is None:
         return entry.reason
     return ", ".join(entry.spec.all_capabilities())

@@ -93,6 +93,6 @@ def _print(check: Check) -> None:
 
 
 def _is_reader(name: str) -> bool:
-    from studio.readers import reader_names
+    from studio.extensions import READERS, list_extensions
 
-    return name in reader_names()
+    return name in (*READERS, *(entry.name for entry in list_extensions("reader")))

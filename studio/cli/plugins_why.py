@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import tyro
@@ -12,12 +13,14 @@ import tyro
 from studio.cli.arguments import parse
 from studio.cli.console import out
 from studio.errors import StudioError
+from studio.extensions import list_extensions, load_extension
 from studio.registry import find_plugin, list_plugins, load_config_class, load_plugin_class
 
 
 @dataclass
 class Why:
-    """Tell why a plugin cannot be used, with the traceback. One that is listed as ok is loaded to find out."""
+    """Tell why a plugin or an extension cannot be used, with the traceback. One that is listed as ok is loaded
+    to find out."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """A name of `studio plugins`."""
@@ -27,10 +30,11 @@ def main(argv: Sequence[str], started: float) -> int:
     """Print what is wrong; 1 if something is."""
     request = parse(Why, argv, prog="studio plugins why", positionals=1)
     entries = [entry for entry in list_plugins() if entry.name == request.name]
-    if not entries:
+    extensions = [entry for entry in list_extensions() if entry.name == request.name]
+    if not entries and not extensions:
         find_plugin(request.name)
     console = out()
-    broken = [entry for entry in entries if entry.status != "ok"]
+    broken = [entry for entry in (*entries, *extensions) if entry.status != "ok"]
     for entry in broken:
         console.print(f"{entry.name} {entry.version} of {entry.distribution}, declared by {entry.value}", markup=False)
         console.print(f"  {entry.reason}", style="red", markup=False)
@@ -38,13 +42,17 @@ def main(argv: Sequence[str], started: float) -> int:
             console.print(f"\n{entry.details.rstrip()}", markup=False)
     if broken:
         return 1
-    for load in (load_config_class, load_plugin_class):
+    loads: list[Callable[[], object]] = [partial(load_extension, entry.kind, entry.name) for entry in extensions]
+    if entries:
+        loads += [partial(load_config_class, entries[0]), partial(load_plugin_class, entries[0])]
+    for load in loads:
         try:
-            load(entries[0])
+            load()
         except Exception as error:  # a plugin may raise anything while it is imported
             console.print(error.message if isinstance(error, StudioError) else str(error), style="red", markup=False)
             console.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
             return 1
-    console.print(f"{request.name}: nothing is wrong with it; its model can be loaded.", markup=False)
-    console.print(f"What it does: studio plugins check {request.name}", style="dim", markup=False)
+    console.print(f"{request.name}: nothing is wrong with it; it can be loaded.", markup=False)
+    if entries or any(entry.kind == "reader" for entry in extensions):
+        console.print(f"What it does: studio plugins check {request.name}", style="dim", markup=False)
     return 0

@@ -35,8 +35,9 @@ class Render:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, or one above it, whose newest run is taken. The photos are not needed."""
     path: str = "orbit"
-    """orbit, spiral, interpolate (through the training cameras), train, val, test (the photos' own cameras), or a
-    nerfstudio camera path FILE.json in the frame of the input cameras."""
+    """orbit, spiral, interpolate (through the training cameras), train, val, test (the photos' own cameras), a
+    nerfstudio camera path FILE.json in the frame of the input cameras, or a path of another package (see `studio
+    plugins`)."""
     output: Path | None = None
     """*.mp4, *.gif, or a folder for pictures; default: in the run's folder renders/."""
     outputs: tuple[str, ...] = ("rgb",)

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from studio.cameras import Cameras, Similarity, interpolate, orbit_of, read_camera_path, spiral_of, surrounds
+from studio.cameras.path_maker import PathMaker
 from studio.errors import StudioError
+from studio.extensions import list_extensions, load_extension
 from studio.training.loaded import LoadedRun
 
 MOTIONS = ("orbit", "spiral", "interpolate")
@@ -59,11 +61,7 @@ def make_path(run: LoadedRun, options: PathOptions, tell: Callable[[str], None])
     """
     if options.path.lower().endswith(".json"):
         return _from_file(run, options)
-    if options.path not in (*MOTIONS, *SPLITS):
-        raise StudioError(
-            f"There is no camera path '{options.path}'.",
-            fix=f"Use {', '.join((*MOTIONS, *SPLITS))}, or a camera-path file that ends in .json.",
-        )
+    maker = None if options.path in (*MOTIONS, *SPLITS) else _maker(options.path)
     if options.path in SPLITS:
         return _photos(run, options)
     photos = run.cameras("train")
@@ -77,7 +75,9 @@ def make_path(run: LoadedRun, options: PathOptions, tell: Callable[[str], None])
     if options.path == "orbit" and not surrounds(photos):
         name = "spiral"
         tell("note: the photos do not surround anything, so this is a spiral in front of it instead of an orbit")
-    if name == "spiral":
+    if maker is not None:
+        cameras = _made(maker, photos, count, lens, run)
+    elif name == "spiral":
         if options.elevation_degrees is not None:
             raise StudioError("--elevation is for orbits; this path is a spiral.", fix="Leave it out.")
         cameras = spiral_of(photos, count, lens=lens, size=options.radius)
@@ -88,6 +88,35 @@ def make_path(run: LoadedRun, options: PathOptions, tell: Callable[[str], None])
         keyframes = _tour(_resized(photos, options))
         cameras = interpolate(keyframes, count, closed=surrounds(photos))
     return RenderPath(cameras, fps, name, True)
+
+
+def _maker(name: str) -> PathMaker:
+    """A camera path of another package."""
+    known = (*MOTIONS, *SPLITS, *(entry.name for entry in list_extensions("camera path")))
+    if name not in known:
+        raise StudioError(
+            f"There is no camera path '{name}'.",
+            fix=f"Use {', '.join(known)}, or a camera-path file that ends in .json.",
+        )
+    maker: PathMaker = load_extension("camera path", name)
+    return maker
+
+
+def _made(maker: PathMaker, photos: Cameras, count: int, lens: Cameras, run: LoadedRun) -> Cameras:
+    """Its cameras, if they are what it promises."""
+    cameras = maker.cameras(photos, count, lens=lens)
+    if not isinstance(cameras, Cameras) or cameras.shape != (count,) or cameras.size != lens.size:
+        got = f"{tuple(cameras.shape)} of {cameras.size}" if isinstance(cameras, Cameras) else type(cameras).__name__
+        raise StudioError(
+            f"The camera path '{maker.name}' gives {got} instead of ({count},) cameras of {lens.size}.",
+            fix="Report this to the package that offers it.",
+        )
+    if cameras.model not in run.field.camera_models:
+        raise StudioError(
+            f"The camera path '{maker.name}' has {cameras.model} cameras, which '{run.config.plugin}' does not render.",
+            fix=f"It renders {', '.join(run.field.camera_models)}.",
+        )
+    return cameras
 
 
 def _photos(run: LoadedRun, options: PathOptions) -> RenderPath:

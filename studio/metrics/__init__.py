@@ -2,6 +2,7 @@
 
 from studio.metrics.evaluate import EvaluationReport, PhotoScore, as_saved, score_photo
 from studio.metrics.lpips import Lpips, find_lpips, load_lpips
+from studio.metrics.photo_metric import PhotoMetric
 from studio.metrics.protocol import Protocol
 from studio.metrics.psnr import psnr
 from studio.metrics.ssim import ssim, ssim_map
@@ -9,6 +10,7 @@ from studio.metrics.ssim import ssim, ssim_map
 __all__ = [
     "EvaluationReport",
     "Lpips",
+    "PhotoMetric",
     "PhotoScore",
     "Protocol",
     "as_saved",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio.metrics.lpips import Lpips
+from studio.metrics.photo_metric import PhotoMetric
 from studio.metrics.protocol import Protocol
 from studio.metrics.psnr import psnr
 from studio.metrics.ssim import Padding, ssim
@@ -35,6 +37,8 @@ class PhotoScore:
     """Lower is better; None where LPIPS was not available."""
     seconds: float = 0.0
     """How long the render took."""
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Figures by metrics of other packages."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,21 @@ class EvaluationReport:
         """Mean seconds a render."""
         return _mean([score.seconds for score in self.scores])
 
+    @property
+    def further(self) -> dict[str, float]:
+        """Means by metrics of other packages."""
+        names = self.scores[0].further if self.scores else {}
+        return {name: _mean([score.further[name] for score in self.scores]) for name in names}
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: `mean`, `protocol`, `photos`. JSON knows no infinity: those are the strings "inf", "nan"."""
+        """Plain data: `mean`, `protocol`, `photos`; in each mean and photo `further`, where other packages measured.
+
+        JSON knows no infinity: those are the strings "inf", "nan".
+        """
         return {
-            "mean": {key: _plain(getattr(self, key)) for key in ("psnr", "ssim", "lpips", "seconds")},
+            "mean": _figures(self),
             "protocol": self.protocol.to_dict(),
-            "photos": [
-                {"name": score.name}
-                | {key: _plain(getattr(score, key)) for key in ("psnr", "ssim", "lpips", "seconds")}
-                for score in self.scores
-            ],
+            "photos": [{"name": score.name} | _figures(score) for score in self.scores],
         }
 
     def to_json(self) -> str:
@@ -97,6 +106,7 @@ class EvaluationReport:
                     ssim=float(photo["ssim"]),
                     lpips=None if photo.get("lpips") is None else float(photo["lpips"]),
                     seconds=float(photo.get("seconds", 0.0)),
+                    further={str(name): float(value) for name, value in photo.get("further", {}).items()},
                 )
                 for photo in data["photos"]
             )
@@ -123,11 +133,14 @@ class EvaluationReport:
         table.add_column("SSIM", footer=f"{self.ssim:.4f}", justify="right")
         if with_lpips:
             table.add_column("LPIPS", footer="-" if self.lpips is None else f"{self.lpips:.4f}", justify="right")
+        for name, value in self.further.items():
+            table.add_column(name, footer=f"{value:.4f}", justify="right")
         table.add_column("seconds", footer=f"{self.seconds:.3f}", justify="right")
         for score in self.scores:
             row = [score.name, f"{score.psnr:.2f}", f"{score.ssim:.4f}"]
             if with_lpips:
                 row.append("-" if score.lpips is None else f"{score.lpips:.4f}")
+            row += [f"{value:.4f}" for value in score.further.values()]
             table.add_row(*row, f"{score.seconds:.3f}")
         return table
 
@@ -145,6 +158,7 @@ def score_photo(
     *,
     mask: Bool[Tensor, "h w"] | None = None,
     lpips: Lpips | None = None,
+    metrics: Sequence[PhotoMetric] = (),
     ssim_padding: Padding = "same",
     render_8_bit: bool = True,
     seconds: float = 0.0,
@@ -158,6 +172,7 @@ def score_photo(
         mask: True where the photo counts. PSNR and SSIM average over those pixels; LPIPS, whose network sees
             neighbourhoods, is given the photo itself in place of the render elsewhere.
         lpips: From `find_lpips`; None leaves the figure out.
+        metrics: Further ones, for `PhotoScore.further`.
         ssim_padding: See `studio.metrics.ssim`.
         render_8_bit: Round the render to 8 bits first, as saved pictures are; else it is clamped only.
         seconds: How long the render took, stored with the score.
@@ -177,7 +192,15 @@ def score_photo(
         ssim=ssim(render, photo, mask, padding=ssim_padding).item(),
         lpips=distance,
         seconds=seconds,
+        further={metric.name: float(metric.measure(render, photo, mask)) for metric in metrics},
     )
+
+
+def _figures(scored: PhotoScore | EvaluationReport) -> dict[str, Any]:
+    found: dict[str, Any] = {key: _plain(getattr(scored, key)) for key in ("psnr", "ssim", "lpips", "seconds")}
+    if scored.further:
+        found["further"] = {name: _plain(value) for name, value in scored.further.items()}
+    return found
 
 
 def _mean(values: list[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from studio.metrics.ssim import Padding
@@ -31,6 +31,8 @@ class Protocol:
     """Zero padding ("same", as splatting papers) or full windows only ("valid", as Wang 2004)."""
     lpips: str = "unavailable"
     """The LPIPS network ("vgg", "alex"), or "unavailable", with the reason where known."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Figures by metrics of other packages: name to distribution and version."""
 
     def __str__(self) -> str:
         rounding = "render clamped and rounded to 8 bits" if self.render_8_bit else "render not rounded"
@@ -39,6 +41,7 @@ class Protocol:
             f"{self.photos} photo{'' if self.photos == 1 else 's'} of split '{self.split}', "
             f"background {self.background}, resize {self.resize}, masks {self.masks}, {rounding}; "
             f"PSNR is the mean of the photos' PSNR; {ssim}; LPIPS {self.lpips}"
+            + "".join(f"; {name} by {owner}" for name, owner in self.metrics.items())
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,5 +59,5 @@ class Protocol:
         Raises:
             TypeError: A required field is missing.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {known.name for known in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in data.items() if key in known})

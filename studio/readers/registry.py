@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from studio.errors import StudioError
+from studio.extensions import READERS, extension_names, list_extensions, load_extension
+from studio.probing import import_target
 from studio.scene import Scene
-
-ENTRY_POINT_GROUP = "studio.readers"
-"""A distribution adds a reader by an entry point ``name = "package.module:READER"`` in this group."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,10 @@ class ReadOptions:
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads one file format. Readers have no state; a module offers one instance."""
+    """Reads one file format. Readers have no state; a module offers one instance.
+
+    A distribution adds one by an entry point ``name = "package.module:READER"`` in the group ``studio.readers``.
+    """
 
     @property
     def name(self) -> str:
@@ -61,19 +61,11 @@ class Reader(Protocol):
         """
 
 
-_BUILT_IN = {
-    "transforms": "studio.readers.transforms:READER",
-    "blender": "studio.readers.blender:READER",
-    "colmap": "studio.readers.colmap:READER",
-    "llff": "studio.readers.llff:READER",
-}
-"""In the order of detection: a mip-NeRF 360 scene has a COLMAP model and LLFF poses, and the first says more."""
-
 _REGISTERED: dict[str, Reader] = {}
 
 
 def register_reader(reader: Reader) -> None:
-    """Add a reader for this process (packages use an entry point instead; see `ENTRY_POINT_GROUP`).
+    """Add a reader for this process (packages use an entry point instead; see `Reader`).
 
     Raises:
         ValueError: If the name is taken.
@@ -84,46 +76,21 @@ def register_reader(reader: Reader) -> None:
 
 
 def reader_names() -> list[str]:
-    """Names of all readers, in the order of detection; nothing is imported."""
-    return [*_BUILT_IN, *_REGISTERED, *_installed()]
+    """Names of all usable readers, in the order of detection; nothing of other packages is imported."""
+    return [*READERS, *_REGISTERED, *extension_names("reader")]
 
 
 def get_reader(name: str) -> Reader:
     """The reader of a format.
 
     Raises:
-        StudioError: There is none of this name, or the package that offers it cannot be imported.
+        StudioError: There is none of this name, or the package that offers it cannot be used.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    targets = {**_installed(), **_BUILT_IN}
-    if name not in targets:
+    if name in READERS:
+        return import_target(f"studio.readers.{name}:READER")  # type: ignore[no-any-return]
+    if name not in {entry.name for entry in list_extensions("reader")}:
         raise StudioError(f"There is no scene format '{name}'.", fix=f"Formats: {', '.join(reader_names())}.")
-    module, _, attribute = targets[name].partition(":")
-    try:
-        reader = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise StudioError(
-            f"The reader '{name}' cannot be loaded from {targets[name]} ({error}).",
-            fix="Reinstall or update the package that offers it.",
-        ) from error
-    if not isinstance(reader, Reader) or reader.name != name:
-        raise StudioError(
-            f"{targets[name]} is not a reader named '{name}'.", fix="Report this to the package that offers it."
-        )
+    reader: Reader = load_extension("reader", name)
     return reader
-
-
-def _installed() -> dict[str, str]:
-    """Readers of other distributions; names of the built-in ones cannot be taken over."""
-    found: dict[str, str] = {}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in _BUILT_IN:
-            continue
-        if found.get(entry.name, entry.value) != entry.value:
-            raise StudioError(
-                f"Two packages offer a reader '{entry.name}': {found[entry.name]} and {entry.value}.",
-                fix="Uninstall one of them.",
-            )
-        found[entry.name] = entry.value
-    return found

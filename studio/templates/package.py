@@ -11,20 +11,17 @@ import shutil
 import sys
 import time
 from importlib import resources
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from studio import __version__
 from studio.errors import StudioError
+from studio.extensions import READERS, list_extensions
 from studio.registry import list_plugins
 from studio.templates.texts import GITIGNORE, LICENSES, PYPROJECT, README
 
 KINDS = ("generator", "field", "reader")
 DATA = {"generator": "toy:moons", "field": "PHOTOS", "reader": "PHOTOS"}
 """What a first training is shown with."""
-
-BUILT_IN_READERS = ("transforms", "blender", "colmap", "llff")
-"""Named here as well, since asking `studio.readers` would import torch."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _GROUPS = {"generator": "studio.plugins", "field": "studio.plugins", "reader": "studio.readers"}
@@ -92,7 +89,7 @@ def _check_free(name: str, kind: str) -> None:
     taken = {entry.name: entry.distribution for entry in list_plugins()}
     if name in taken:
         raise StudioError(f"There is a plugin '{name}' already, of {taken[name]}.", fix=f"Try my-{name}.")
-    if kind == "reader" and name in (*BUILT_IN_READERS, *entry_points(group=_GROUPS[kind]).names):
+    if kind == "reader" and name in (*READERS, *(entry.name for entry in list_extensions("reader"))):
         raise StudioError(f"There is a reader '{name}' already.", fix=f"Try my-{name}.")
     package = name.replace("-", "_")
     found = importlib.util.find_spec(package)

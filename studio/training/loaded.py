@@ -14,7 +14,7 @@ from torch import Tensor
 from studio.cameras import Cameras
 from studio.devices import select
 from studio.errors import StudioError
-from studio.metrics import EvaluationReport, Lpips, PhotoScore, Protocol, score_photo
+from studio.metrics import EvaluationReport, Lpips, PhotoMetric, PhotoScore, Protocol, score_photo
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
 from studio.registry import find_plugin, load_config_class, load_plugin_class
 from studio.scene import Frame, Photo, PhotoStore, Scene
@@ -123,9 +123,14 @@ class LoadedRun:
         *,
         lpips: Lpips | None = None,
         lpips_name: str = "unavailable",
+        metrics: Sequence[tuple[PhotoMetric, str]] = (),
         on_photo: Callable[[Photo, Tensor, PhotoScore], None] | None = None,
     ) -> EvaluationReport:
-        """PSNR, SSIM and LPIPS over the photos of a split (held-out ones by default), through `Field.render`."""
+        """PSNR, SSIM and LPIPS over the photos of a split (held-out ones by default), through `Field.render`.
+
+        Args:
+            metrics: Metrics of other packages, each with the name and version of its distribution for the protocol.
+        """
         return evaluate_field(
             self.field,
             self.photos(split or self.scene.evaluation_split),
@@ -133,6 +138,7 @@ class LoadedRun:
             downscale=self.config.data.downscale,
             lpips=lpips,
             lpips_name=lpips_name,
+            metrics=metrics,
             on_photo=on_photo,
         )
 
@@ -165,11 +171,13 @@ def evaluate_field(
     limit: int | None = None,
     lpips: Lpips | None = None,
     lpips_name: str = "unavailable",
+    metrics: Sequence[tuple[PhotoMetric, str]] = (),
     on_photo: Callable[[Photo, Tensor, PhotoScore], None] | None = None,
 ) -> EvaluationReport:
     """Render each photo's camera and measure it against the photo.
 
     Args:
+        metrics: Metrics of other packages, each with the name and version of its distribution for the protocol.
         limit: Measure only this many photos, spread evenly.
         on_photo: Called with each photo, its render (h, w, 3) and its score, to save comparison pictures.
     """
@@ -189,7 +197,13 @@ def evaluate_field(
         seconds = time.perf_counter() - started
         masked = masked or photo.mask is not None
         score = score_photo(
-            photo.frame.name, rgb, photo.composited(background), mask=photo.mask, lpips=lpips, seconds=seconds
+            photo.frame.name,
+            rgb,
+            photo.composited(background),
+            mask=photo.mask,
+            lpips=lpips,
+            metrics=[metric for metric, _ in metrics],
+            seconds=seconds,
         )
         scores.append(score)
         if on_photo is not None:
@@ -201,6 +215,7 @@ def evaluate_field(
         resize="none" if downscale == 1 else f"area 1/{downscale:g}",
         masks="scene" if masked else "none",
         lpips=lpips_name,
+        metrics={metric.name: owner for metric, owner in metrics},
     )
     return EvaluationReport(tuple(scores), protocol)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _SPEC = """
@@ -34,10 +35,19 @@ def install_plugin(
     distribution = distribution or f"many-{name}"
     module = module or distribution.replace("-", "_")
     (site / f"{module}.py").write_text(before + "\n" + _SPEC.format(name=name, module=module, api=api))
+    install_extensions(site, distribution, {"studio.plugins": {name: f"{module}:SPEC"}})
+
+
+def install_extensions(site: Path, distribution: str, groups: Mapping[str, Mapping[str, str]]) -> Path:
+    """Put there what pip leaves of a distribution with entry points: group -> name -> 'module:OBJECT'; no modules."""
     metadata = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[studio.plugins]\n{name} = {module}:SPEC\n")
+    lines = []
+    for group, entries in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return site
 
 
 def install_thirty(site: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from installed_plugins import install_plugin, install_thirty
 
-from studio import registry
+from studio import probing, registry
 from studio.errors import StudioError
 
 
@@ -28,7 +28,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_thirty_plugins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PROBE_SECONDS", 12.0)
+    monkeypatch.setattr(probing, "PROBE_SECONDS", 12.0)
     expected = install_thirty(site)
     assert len(expected) == 30
     listed = {entry.name: entry for entry in registry.list_plugins()}
@@ -41,10 +41,10 @@ def test_thirty_plugins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed["plain-00"].version == "1.0"
 
     # From now on the answers are remembered: no process is started, no plugin and no torch imported.
-    def refuse(registrations: object) -> dict[object, object]:
+    def refuse(registrations: object, describe: str) -> dict[object, object]:
         raise AssertionError("a remembered plugin was read again")
 
-    monkeypatch.setattr(registry, "_probe", refuse)
+    monkeypatch.setattr(probing, "probe", refuse)
     again = {entry.name: entry.status for entry in registry.list_plugins()}
     assert {name: again[name] for name in expected} == expected
     code = (

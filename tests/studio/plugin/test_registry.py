@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import registry
+from studio import probing, registry
 from studio.errors import StudioError
 
 GOOD = """
@@ -47,7 +47,7 @@ def entries() -> dict[str, registry.PluginEntry]:
 
 
 def test_each_kind_of_breakage_is_told_and_the_rest_works(plugins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PROBE_SECONDS", 6.0)
+    monkeypatch.setattr(probing, "PROBE_SECONDS", 6.0)
     plugins("works", good("works"))
     plugins("raises", "raise RuntimeError('at import')")
     plugins("needs", "import a_package_that_is_not_there")
@@ -110,8 +110,8 @@ def test_declarations_are_remembered_until_the_file_changes(
     plugins("memo", good("memo"))
     assert entries()["memo"].status == "ok"
     probed: list[str] = []
-    original = registry._probe
-    monkeypatch.setattr(registry, "_probe", lambda rs: probed.extend(r.name for r in rs) or original(rs))
+    original = probing.probe
+    monkeypatch.setattr(probing, "probe", lambda rs, how: probed.extend(r.name for r in rs) or original(rs, how))
     assert entries()["memo"].status == "ok"
     assert probed == []
     module = tmp_path / "plugin_of_memo.py"

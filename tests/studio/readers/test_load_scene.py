@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from installed_plugins import install_extensions
 from PIL import Image
 
 from studio.cameras import Cameras
@@ -152,43 +152,56 @@ def test_a_reader_can_be_registered(tmp_path, monkeypatch):
         register_reader(ListReader("colmap"))
 
 
-def _offer(monkeypatch, *offers):
-    points = [importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in offers]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+@pytest.fixture
+def offer(tmp_path, monkeypatch):
+    """Installs a distribution in a folder of its own, with these readers."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda distribution, entries: install_extensions(site, distribution, {"studio.readers": entries})
 
 
-def test_a_package_adds_a_reader_by_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "a_reader_module.py").write_text(
-        "from studio.scene import Scene\n"
-        "class R:\n"
-        "    name = 'list'\n"
-        "    def detect(self, root): return 'no list.txt'\n"
-        "    def read(self, root, options): raise NotImplementedError\n"
-        "READER = R()\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    _offer(monkeypatch, ("list", "a_reader_module:READER"), ("colmap", "a_reader_module:READER"))
+READER_MODULE = """
+from studio.scene import Scene
+class R:
+    name = "list"
+    def detect(self, root): return "no list.txt"
+    def read(self, root, options): raise NotImplementedError
+READER = R()
+"""
+
+
+def test_a_package_adds_a_reader_by_entry_point(tmp_path, offer):
+    site = offer("lists", {"list": "a_reader_module:READER", "colmap": "a_reader_module:READER"})
+    (site / "a_reader_module.py").write_text(READER_MODULE)
     assert reader_names() == ["transforms", "blender", "colmap", "llff", "list"]
     assert get_reader("list").detect(tmp_path) == "no list.txt"
+    # The studio's own stays what it is.
     assert get_reader("colmap").__class__.__name__ == "ColmapReader"
 
 
-def test_a_broken_reader_breaks_only_itself(transforms_scene, monkeypatch, tmp_path):
-    _offer(monkeypatch, ("broken", "no_such_module:READER"), ("wrong", "json:dumps"))
-    with pytest.raises(StudioError, match="The reader 'broken' cannot be loaded from no_such_module:READER"):
+def test_a_broken_reader_breaks_only_itself(transforms_scene, offer, tmp_path):
+    site = offer("lists", {"broken": "no_such_module:READER", "wrong": "json:dumps", "list": "a_failing_reader:READER"})
+    (site / "a_failing_reader.py").write_text(READER_MODULE.replace('return "no list.txt"', "raise OSError('no disk')"))
+    with pytest.raises(StudioError, match=r"The reader 'broken' .* needs the package 'no_such_module'"):
         get_reader("broken")
-    with pytest.raises(StudioError, match="json:dumps is not a reader named 'wrong'"):
+    with pytest.raises(StudioError, match="json:dumps has no 'name'"):
         get_reader("wrong")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StudioError, match="broken: The reader 'broken' cannot be loaded"):
+    with pytest.raises(StudioError, match=r"list: OSError: no disk; broken: needs the package 'no_such_module'"):
         load_scene(tmp_path / "empty")
     assert len(load_scene(transforms_scene(2)).frames) == 2
 
 
-def test_two_packages_with_one_reader_name(monkeypatch):
-    _offer(monkeypatch, ("list", "one:READER"), ("list", "two:READER"))
-    with pytest.raises(StudioError, match="Two packages offer a reader 'list': one:READER and two:READER"):
-        reader_names()
+def test_two_packages_with_one_reader_name(transforms_scene, offer):
+    site = offer("first", {"list": "a_reader_module:READER"})
+    offer("second", {"list": "a_reader_module:READER"})
+    (site / "a_reader_module.py").write_text(READER_MODULE)
+    with pytest.raises(StudioError, match=r"two packages offer a reader 'list': first .* and second .*uninstall one"):
+        get_reader("list")
+    assert len(load_scene(transforms_scene(2)).frames) == 2
 
 
 def test_a_scene_without_training_photos(transforms_scene):

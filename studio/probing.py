@@ -1,0 +1,178 @@
+"""Reading what installed packages declare, without importing any of it into this process.
+
+A declaration is read once by a short-lived subprocess with a time limit, and remembered until the files behind it or
+its version change. One that raises, hangs or lacks a package becomes a reason in a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One entry point, or one item of an environment variable that stands for some."""
+
+    name: str
+    value: str
+    """'module:attribute' of what is registered."""
+    distribution: str
+    version: str
+    group: str
+    """The group of entry points."""
+
+    def fingerprint(self, version: str) -> str:
+        """Changes whenever the declaring files, their version, Python, or the studio's `version` change."""
+        module = self.value.partition(":")[0]
+        # Installing a missing package touches its site-packages folder, and so makes a broken plugin be read again.
+        stamps = [f"{p}:{os.stat(p).st_mtime_ns}" for p in sys.path if p.endswith("site-packages") and os.path.isdir(p)]
+        try:
+            # Looking up a top-level name imports nothing, which find_spec on a submodule would.
+            top = importlib.util.find_spec(module.partition(".")[0])
+            origin = Path(top.origin) if top and top.origin else None
+            files = [origin] if origin else []
+            if origin and "." in module:
+                files.append(origin.parent.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+            stamps += [f"{f}:{f.stat().st_mtime_ns}" for f in files if f and f.is_file()]
+        except (ImportError, ValueError, OSError):
+            stamps.append("unlocated")
+        own = [self.group, self.name, self.value, self.distribution, self.version]
+        return "|".join([*own, version, sys.version, *stamps])
+
+
+def registrations(groups: Sequence[str]) -> list[Registration]:
+    """The entry points of all installed distributions in these groups."""
+    found = []
+    # Read once for all groups: it opens a file of every distribution.
+    everything = importlib.metadata.entry_points()
+    for group in groups:
+        for point in everything.select(group=group):
+            dist = point.dist
+            owner = (dist.name, dist.version) if dist else ("?", "?")
+            found.append(Registration(point.name, point.value, *owner, group))
+    # The same distribution can be seen twice, through an editable install and its source folder on sys.path.
+    return list(dict.fromkeys(found))
+
+
+def declarations(
+    asked: Sequence[Registration], describe: str, *, version: str, cache: str, refresh: bool = False
+) -> list[dict[str, Any]]:
+    """What each registration declares.
+
+    Args:
+        asked: What to read.
+        describe: 'module:function' that a subprocess calls with the imported object and its `Registration`; it returns
+            plain data, or raises.
+        version: Of what it declares itself against; another one makes everything be read again.
+        cache: Name of the file that remembers the answers of this kind.
+        refresh: Forget what is remembered.
+
+    Returns:
+        For each what `describe` returned, or ``{"reason": one line, "details": traceback}``.
+    """
+    file = _cache_folder() / cache
+    known = {} if refresh else _read(file)
+    prints = {r: r.fingerprint(version) for r in asked}
+    unknown = [r for r in prints if prints[r] not in known]
+    if unknown:
+        for registration, answer in probe(unknown, describe).items():
+            known[prints[registration]] = answer
+        _write(file, {p: known[p] for p in prints.values()})
+    return [known[prints[r]] for r in asked]
+
+
+def probe(asked: Iterable[Registration], describe: str) -> dict[Registration, dict[str, Any]]:
+    """Read declarations in subprocesses, as many at once as there are processors, each killed after `PROBE_SECONDS`.
+
+    More at once would take the time limit from each other.
+    """
+    waiting = list(asked)
+    with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as threads:
+        return dict(zip(waiting, threads.map(lambda registration: _ask(registration, describe), waiting), strict=True))
+
+
+def _ask(registration: Registration, describe: str) -> dict[str, Any]:
+    about = [getattr(registration, name) for name in ("name", "value", "distribution", "version", "group")]
+    # Without bytecode: a new __pycache__ in site-packages would look like an installation, and all be read again.
+    command = [sys.executable, "-B", "-m", "studio.probing", describe, *about]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return {
+            "reason": f"importing {registration.value} did not finish within {PROBE_SECONDS:.0f} s "
+            "(studio plugins --refresh tries again)"
+        }
+    try:
+        # What is imported may print; the answer is the last line.
+        answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        return {"reason": f"importing {registration.value} ended the process", "details": done.stderr}
+    return answer
+
+
+def import_target(value: str) -> Any:
+    """The object that 'package.module:ATTRIBUTE' names.
+
+    Raises:
+        ValueError: It does not look like that.
+        Exception: Whatever the import raises.
+    """
+    module, _, attribute = value.partition(":")
+    if not attribute:
+        raise ValueError(f"'{value}' must look like 'package.module:ATTRIBUTE'")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _answer(describe: str, registration: Registration) -> dict[str, Any]:
+    """Runs inside the probing subprocess."""
+    try:
+        found = import_target(registration.value)
+        return dict(import_target(describe)(found, registration))
+    except BaseException as error:  # a plugin may raise anything, SystemExit included, and only its reason matters here
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            reason = f"needs the package '{error.name}', which is not installed (pip install {error.name})"
+        return {"reason": reason, "details": traceback.format_exc()}
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "neural-studio"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(file: Path, data: dict[str, Any]) -> None:
+    """Best effort: a listing must work with a read-only home."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as handle:
+            json.dump(data, handle)
+        os.replace(handle.name, file)
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(sys.argv[1], Registration(*sys.argv[2:]))))
