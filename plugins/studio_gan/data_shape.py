@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from studio.errors import StudioError
 from studio.plugin import DataInfo
+from studio.plugin.needs import DataNeeds
 from studio_gan.config import GanConfig
 
 NO_DATA = DataInfo()
@@ -34,27 +34,13 @@ def check_data(config: GanConfig, info: DataInfo) -> None:
         StudioError: Points for a model of pictures or the other way round, pictures that are too large, or no labels
             where they are needed; names the preset to use.
     """
-    shape, found = info.sample_shape, f"the data set holds {info.describe()}"
-    fix = _advice(info)
     if config.family == "points":
-        if len(shape) != 1:
-            raise StudioError(f"This preset of 'gan' models points; {found}.", fix=fix)
-        return
-    if len(shape) != 3:
-        raise StudioError(f"This preset of 'gan' models pictures; {found}.", fix=fix)
-    if config.family == "conditional":
-        if max(shape[1:]) > _FLAT_SIDE:
-            raise StudioError(
-                f"This preset of 'gan' takes pictures up to {_FLAT_SIDE}x{_FLAT_SIDE}; {found}.",
-                fix=fix,
-            )
-        if not info.num_classes:
-            raise StudioError("This preset of 'gan' needs class labels; the data set has none.", fix=fix)
-    elif max(shape[1:]) > _SIDES[-1]:
-        raise StudioError(
-            f"This preset of 'gan' takes pictures up to {_SIDES[-1]}x{_SIDES[-1]}; {found}.",
-            fix=fix,
-        )
+        needs = DataNeeds("points")
+    elif config.family == "conditional":
+        needs = DataNeeds("pictures", largest_side=_FLAT_SIDE, classes=True)
+    else:
+        needs = DataNeeds("pictures", largest_side=_SIDES[-1])
+    needs.check(info, "This preset of 'gan'", _advice(info))
 
 
 def _advice(info: DataInfo) -> str:

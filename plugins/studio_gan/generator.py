@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,10 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
-from studio.plugin.conditions import class_labels
+from studio.plugin.conditions import class_weights
+from studio.plugin.modes import evaluating
+from studio.plugin.needs import check_picture_range
+from studio.plugin.padding import crop_to, pad_to
 from studio_gan.attention import AttentionDiscriminator, AttentionGenerator, normalise_spectrally
 from studio_gan.average import MovingAverage
 from studio_gan.config import GanConfig
@@ -97,13 +99,7 @@ class GanGenerator(Generator):
     def initialize(self, dataset: Dataset, generator: torch.Generator) -> None:
         check_data(self.config, DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names))
         if self.config.family != "points":
-            x, _ = dataset.batch(range(min(len(dataset), 64)))
-            if float(x.amin()) < 0 or float(x.amax()) > 1:
-                raise StudioError(
-                    f"{dataset.name}: pictures must have values in [0, 1]; found {float(x.amin()):g} to "
-                    f"{float(x.amax()):g}.",
-                    fix="Save them as uint8.",
-                )
+            check_picture_range(dataset)
 
     def setup_training(self, context: TrainingContext) -> None:
         config = self.config
@@ -346,7 +342,7 @@ class GanGenerator(Generator):
     def _run(self, z: Tensor, classes: Tensor | None, *, average: bool = True) -> Tensor:
         """The generator as it is used: statistics of batch norm fixed, averaged weights."""
         inputs = (z, *self._beside(classes))
-        with _evaluating(self.generator):
+        with evaluating(self.generator):
             if average and self.average is not None:
                 made = self.average.run(self.generator, *inputs)
             else:
@@ -383,8 +379,7 @@ class GanGenerator(Generator):
             return None
         if condition is None:
             raise StudioError("The data set has no labels, which this model needs.", fix="Use --preset dcgan.")
-        labels = class_labels(condition, n, self.data_info)
-        return F.one_hot(labels, self.num_classes).float().to(self.device)
+        return class_weights(condition, n, self.data_info).to(self.device)
 
     def _enter(self, x: Tensor) -> Tensor:
         """Samples as the networks take them: points, or pictures in [−1, 1], as rows or padded to the side."""
@@ -397,8 +392,7 @@ class GanGenerator(Generator):
         x = 2 * x - 1
         if self.config.family == "conditional":
             return x.flatten(1)
-        top, left, side = self._border()
-        return F.pad(x, (left, side - shape[2] - left, top, side - shape[1] - top), value=-1.0)
+        return pad_to(x, network_side(self.data_info), value=-1.0)
 
     def _leave(self, x: Tensor) -> Tensor:
         """Inverse of `_enter`."""
@@ -408,27 +402,9 @@ class GanGenerator(Generator):
         if self.config.family == "conditional":
             x = x.reshape(-1, *shape)
         else:
-            top, left, _ = self._border()
-            x = x[..., top : top + shape[1], left : left + shape[2]]
+            x = crop_to(x, *shape[1:])
         # ProGAN ends without tanh and may leave the range.
         return ((x + 1) / 2).clamp(0, 1)
-
-    def _border(self) -> tuple[int, int, int]:
-        """Rows above and columns left of a picture within the network's square, and the square's side."""
-        _, height, width = self.data_info.sample_shape
-        side = network_side(self.data_info)
-        return (side - height) // 2, (side - width) // 2, side
-
-
-@contextlib.contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, whatever the mode is."""
-    before = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(before)
 
 
 def _build(config: GanConfig, info: DataInfo) -> tuple[nn.Module, nn.Module]:

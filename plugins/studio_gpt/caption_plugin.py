@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
+from studio.plugin.modes import evaluating
 from studio_gpt.beam import beam_search
 from studio_gpt.config import CaptionConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
 from studio_gpt.language_model import linear_cross_entropy
-from studio_gpt.modes import evaluating
 from studio_gpt.optimization import Optimization
 from studio_gpt.picture_encoder import PictureEncoder, shifted
 from studio_gpt.tokenizer import Tokenizer, train_tokenizer

@@ -13,12 +13,12 @@ from torch import Tensor
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, TokenBatch, TokenRequest, TrainingContext
+from studio.plugin.modes import evaluating
 from studio_gpt.beam import beam_search
 from studio_gpt.config import GPTConfig
 from studio_gpt.decoding import TextOptions, continue_texts
 from studio_gpt.gpt import GPT, GPTShape, check_heads
 from studio_gpt.language_model import LanguageModel
-from studio_gpt.modes import evaluating
 from studio_gpt.optimization import Optimization
 from studio_gpt.rnn import RNN
 from studio_gpt.tokenizer import UNKNOWN_WORD, IncrementalDecoder, Tokenizer, train_tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from studio.errors import StudioError
 from studio.plugin import DataInfo
+from studio.plugin.needs import DataNeeds
 from studio_vae.config import VaeConfig
 from studio_vae.image_vae import side_of
 
@@ -32,25 +33,16 @@ def check_data(config: VaeConfig, info: DataInfo) -> None:
         StudioError: Points for a model of pictures or the other way round, pictures that are too large, or no labels
             where they are needed; names the preset to use.
     """
-    shape, found = info.sample_shape, f"the data set holds {info.describe()}"
-    fix = _advice(info)
-    if makes_pictures(config) and len(shape) != 3:
-        raise StudioError(f"This preset of 'vae' models pictures; {found}.", fix=fix)
-    if not makes_pictures(config) and len(shape) != 1:
-        raise StudioError(f"This preset of 'vae' models points; {found}.", fix=fix)
-    if config.family == "convolutional":
-        side = side_of(config.widths)
-        if max(shape[1:]) > side:
-            raise StudioError(
-                f"This preset of 'vae' takes pictures up to {side}x{side}; {found}.",
-                fix=fix,
-            )
-        if config.conditional and not info.num_classes:
-            raise StudioError("This preset of 'vae' needs class labels; the data set has none.", fix=fix)
-    elif config.conditional:
+    if config.conditional and config.family != "convolutional":
         raise StudioError(
             "conditional: only the convolutional family of 'vae' takes classes.", fix="Use --preset cvae-mnist."
         )
+    needs = DataNeeds(
+        "pictures" if makes_pictures(config) else "points",
+        largest_side=side_of(config.widths) if config.family == "convolutional" else None,
+        classes=config.conditional,
+    )
+    needs.check(info, "This preset of 'vae'", _advice(info))
 
 
 def _advice(info: DataInfo) -> str:

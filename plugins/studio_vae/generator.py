@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
-from studio.plugin.conditions import class_labels
+from studio.plugin.conditions import class_weights
+from studio.plugin.needs import check_picture_range
+from studio.plugin.padding import crop_to, pad_to
 from studio_vae.autoencoder import (
     CodeDecoder,
     CodeEncoder,
@@ -28,7 +30,6 @@ from studio_vae.config import VaeConfig
 from studio_vae.data_shape import NO_DATA, check_data, makes_pictures, nominal
 from studio_vae.distributions import bernoulli_log_prob, gaussian_log_prob
 from studio_vae.image_vae import PictureDecoder, PictureEncoder, side_of
-from studio_vae.layers import crop_to, pad_to
 from studio_vae.vae import GaussianEncoder, PointDecoder, elbo_terms, importance_weighted_bound
 
 Condition = Sequence[int] | Sequence[str] | Tensor
@@ -101,13 +102,7 @@ class VaeGenerator(Generator):
         info = DataInfo(dataset.sample_shape, dataset.num_classes, dataset.class_names)
         check_data(self.config, info)
         if makes_pictures(self.config):
-            x, _ = dataset.batch(range(min(len(dataset), 64)))
-            if float(x.amin()) < 0 or float(x.amax()) > 1:
-                raise StudioError(
-                    f"{dataset.name}: pictures must have values in [0, 1]; found {float(x.amin()):g} to "
-                    f"{float(x.amax()):g}.",
-                    fix="Save them as uint8.",
-                )
+            check_picture_range(dataset)
 
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
@@ -367,8 +362,7 @@ class VaeGenerator(Generator):
             return None
         if condition is None:
             raise StudioError("The data set has no labels, which this model needs.", fix="Use --preset beta-vae.")
-        labels = class_labels(condition, n, self.data_info)
-        return F.one_hot(labels, self.num_classes).float().to(self.device)
+        return class_weights(condition, n, self.data_info).to(self.device)
 
     def _weights_of(self, entered: Tensor, condition: Condition | None) -> Tensor | None:
         """The same for given samples: their most likely classes where there is no condition."""

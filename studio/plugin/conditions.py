@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from studio.errors import StudioError
@@ -27,6 +28,13 @@ def class_labels(condition: Sequence[int] | Sequence[str] | Tensor, n: int, data
     if len(labels) not in (1, n):
         raise ValueError(f"condition: expected 1 or {n} classes, got {len(labels)}")
     return labels.expand(n)
+
+
+def class_weights(
+    condition: Sequence[int] | Sequence[str] | Tensor, n: int, data_info: DataInfo
+) -> Float[Tensor, "n classes"]:
+    """The same as `class_labels` as one-hot rows, which may be blended."""
+    return F.one_hot(class_labels(condition, n, data_info), data_info.num_classes or 0).float()
 
 
 def _number(value: int | str, count: int, names: Sequence[str]) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.plugin import DataInfo, SampleBatch, TrainingContext
 from studio.training.checkpoint import load_state, save_state
-from studio.training.start import TrainOptions, prepare, prepare_resume
+from studio.training.start import TrainOptions, prepare
 from studio_gan import SPEC
 from studio_gan.attention import SelfAttention
 from studio_gan.config import GanConfig
@@ -234,21 +235,10 @@ def test_both_rates_fall_to_zero() -> None:
     assert rates == [[1e-3, 1e-3], [1e-3, 1e-3], [5e-4, 5e-4], [0.0, 0.0]]
 
 
-def test_resume_is_exact(tmp_path: Path) -> None:
+def test_resume_is_exact(assert_resume_is_exact: Callable[..., Any]) -> None:
     settings = GanConfig.from_dict({"steps": 14, "batch_size": 32, "discriminator_steps": 2})
-    options = TrainOptions(output=tmp_path / "runs", tensorboard=False, log_every=1, checkpoint_steps=7)
-    whole = prepare("gan", "toy:swiss-roll", settings, options)
-    whole.train()
-    cut = prepare("gan", "toy:swiss-roll", settings, options)
-    cut.trainer.settings = dataclasses.replace(cut.trainer.settings, total_steps=7)
-    cut.train()
-    torch.manual_seed(999)
-    resumed = prepare_resume(cut.run.path, options)
-    assert resumed.trainer.step == 7
-    resumed.train()
-    for name, tensor in whole.plugin.state_dict().items():
-        assert torch.equal(tensor, resumed.plugin.state_dict()[name]), name
-    assert any(name.startswith("average.") for name in whole.plugin.state_dict())
+    trained = assert_resume_is_exact("gan", "toy:swiss-roll", settings)
+    assert any(name.startswith("average.") for name in trained.state_dict())
 
 
 @pytest.mark.parametrize(
