@@ -110,7 +110,9 @@ class Drawer:
         if fresh_limits or look.output not in self.limits:
             self._find_limits(camera, look)
         width, height = camera.size
-        strips = min(max(round(expected_seconds / _STRIP_SECONDS), 1), max(height // 16, 1))
+        # Every strip of Gaussians would project all of them.
+        strips = 1 if self.subject.has_gaussians else round(expected_seconds / _STRIP_SECONDS)
+        strips = min(max(strips, 1), max(height // 16, 1))
         edges = [round(i * height / strips) for i in range(strips + 1)]
         parts = []
         for top, bottom in itertools.pairwise(edges):

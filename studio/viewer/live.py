@@ -101,6 +101,7 @@ class TrainingViewer(Observer):
         self._turns.pause(paused)
         self._pause.label = "Go on training" if paused else "Pause training"
         self._pause.icon = viser.Icon.PLAYER_PLAY if paused else viser.Icon.PLAYER_PAUSE
+        self._pause.color = "green" if paused else None
 
     # ---- observing -----------------------------------------------------------------------------------------------
     def on_step(self, trainer: Trainer, step: int) -> None:
@@ -152,7 +153,8 @@ class TrainingViewer(Observer):
         facts += [f"{v:,} {name}" if isinstance(v, int) else f"{name} {v}" for name, v in status.items()]
         self._status.content = " · ".join(facts)
         self._bar.value = 100 * min(step / trainer.settings.total_steps, 1.0)
-        for name, curve in self._curves.items():
+        # What people look at first comes first.
+        for name, curve in sorted(self._curves.items(), key=lambda item: (item[0] != "psnr", item[0] != "loss")):
             if len(curve.steps) < 2:
                 continue
             data = (np.array(curve.steps), np.array(curve.values))
@@ -168,7 +170,8 @@ class TrainingViewer(Observer):
                 (viser.uplot.Series(label="step"), viser.uplot.Series(label=name, stroke="#3884d6", width=2)),
                 title=name,
                 scales={"x": viser.uplot.Scale(time=False, auto=True), "y": viser.uplot.Scale(auto=True)},
-                aspect=2.0,
+                legend=viser.uplot.Legend(show=False),
+                aspect=2.2,
             )
 
     def close(self) -> None:
