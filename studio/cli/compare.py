@@ -1,4 +1,4 @@
-"""`studio compare`: the figures of several runs side by side, as a table and as a picture."""
+"""`studio compare`: the figures of several generators as a table and a picture, or several scenes in one video."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from studio.cli.arguments import parse
-from studio.cli.console import out, print_json, shown
+from studio.cli.arguments import OptionalPositiveFloat, OptionalPositiveInt, parse
+from studio.cli.console import err, out, print_json, shown
 from studio.errors import StudioError
 
 if TYPE_CHECKING:
@@ -22,15 +22,39 @@ if TYPE_CHECKING:
 
 @dataclass
 class Compare:
-    """Put the figures of several generators side by side: quality, variety and speed. Measure each run first with
-    `studio eval`, on the same data and with the same number of samples."""
+    """Put several runs side by side.
+
+    Scenes: one camera path through all of them, as a video with labels. Generators: figures of quality, variety and
+    speed; measure each run first with `studio eval`, on the same data and with the same number of samples. Settings
+    and figures of any runs: `studio runs compare`.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run folders, or folders above them, whose newest runs are taken."""
-    output: Path = Path("comparison.png")
-    """The figure: *.png."""
+    output: Path | None = None
+    """Scenes: *.mp4, *.gif or a folder; default comparison.mp4. Generators: *.png; default comparison.png."""
+    path: str = "orbit"
+    """Of scenes: orbit, spiral, interpolate, train, val, test, or a camera path FILE.json, as of `studio render`."""
+    wipe: bool = False
+    """Two scenes in one picture, with an edge that moves to and fro."""
+    labels: tuple[str, ...] = ()
+    """Of scenes: one a run; default: what tells them apart."""
+    show: str = "rgb"
+    """Of scenes: rgb, depth, opacity, normals, or whatever else all of the plugins render."""
+    frames: OptionalPositiveInt = None
+    """Of scenes: number of pictures; default: seconds times fps."""
+    seconds: OptionalPositiveFloat = None
+    """Of scenes: length of the video; default 4."""
+    fps: OptionalPositiveFloat = None
+    """Of scenes: pictures a second; default 30."""
+    width: OptionalPositiveInt = None
+    """Of scenes: width of one picture in pixels; default: as in training."""
+    colormap: str = "turbo"
+    """Of scenes: colours of depth."""
+    device: str = "auto"
+    """Of scenes: auto, cpu, cuda, cuda:N or mps."""
     json: bool = False
-    """Print JSON, and nothing else on standard output."""
+    """Of generators: print JSON, and nothing else on standard output."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,8 @@ class Entry:
 def main(argv: Sequence[str], started: float) -> int:
     """Compare, print the table and save the figure."""
     request = parse(Compare, argv, prog="studio compare", positionals=max(len(argv), 1))
+    if _are_scenes(request.runs):
+        return _compare_scenes(request)
     entries = _named([_read(path) for path in request.runs])
     kinds = {entry.report.kind for entry in entries}
     if len(kinds) > 1:
@@ -58,9 +84,40 @@ def main(argv: Sequence[str], started: float) -> int:
         out().print(comparison_table(entries), soft_wrap=False)
         for note in notes:
             out().print(f"note: {note}", markup=False)
-    save_comparison(request.output.expanduser(), entries)
+    target = (request.output or Path("comparison.png")).expanduser()
+    save_comparison(target, entries)
     if not request.json:
-        out().print(shown(request.output), markup=False)
+        out().print(shown(target), markup=False)
+    return 0
+
+
+def _are_scenes(paths: Sequence[Path]) -> bool:
+    """Whether all of the runs are of scenes; raises StudioError where some are."""
+    from studio.training.run import RunFolder
+
+    kinds = {RunFolder.open(path).read_config().kind for path in paths}
+    if len(kinds) > 1:
+        raise StudioError("Some of these runs are scenes, some generators.", fix="Compare equal kinds.")
+    return kinds == {"field"}
+
+
+def _compare_scenes(request: Compare) -> int:
+    if request.json:
+        raise StudioError("--json: is of generators.", fix="studio runs compare RUN RUN --json")
+    from studio.cli.compare_scenes import SceneComparison, write_comparison
+    from studio.cli.render_path import PathOptions
+    from studio.devices import apply_threads
+    from studio.training.loaded import open_run
+
+    apply_threads()
+    runs = [open_run(path, device=request.device) for path in request.runs]
+    options = PathOptions(
+        path=request.path, frames=request.frames, seconds=request.seconds, fps=request.fps, width=request.width
+    )
+    what = SceneComparison(options, request.show, request.colormap, request.wipe, request.labels)
+    target = (request.output or Path("comparison.mp4")).expanduser()
+    write_comparison(target, runs, what, tell=lambda text: err().print(text, markup=False))
+    out().print(shown(target), markup=False)
     return 0
 
 
@@ -70,8 +127,6 @@ def _read(path: Path) -> Entry:
 
     run = RunFolder.open(path)
     config = run.read_config()
-    if config.kind != "generator":
-        raise StudioError(f"{run.path}: a run of '{config.plugin}', a scene; this compares generators.")
     if not run.eval_file.is_file():
         raise StudioError(f"{run.path}: has not been measured yet.", fix=f"studio eval {shown(run.path)}")
     text = run.eval_file.read_text(encoding="utf-8")

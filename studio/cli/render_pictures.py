@@ -38,7 +38,8 @@ class Pictures:
         needs_opacity = any(name not in ("rgb", "opacity") for name in outputs)
         extra = ("opacity",) if needs_opacity and "opacity" in run.field.output_names else ()
         self._asked = tuple(dict.fromkeys([*self._outputs, *extra]))
-        self._limits = self._find_limits()
+        self.limits = self._find_limits()
+        """Output -> values of the first and last colour, in input units; may be changed before the first picture."""
 
     def __iter__(self) -> Iterator[list[Float[Tensor, "h w 3"]]]:
         for drawn in self._run.render(self._cameras, self._asked):
@@ -50,7 +51,7 @@ class Pictures:
             name,
             drawn,
             color_map=self._color_map,
-            limits=self._limits.get(name),
+            limits=self.limits.get(name),
             scale=self._unit if is_depth else 1.0,
             label=f"{name.replace('_', ' ')}, input units" if is_depth else name,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,11 @@ def main(argv: Sequence[str], started: float) -> int:
             raise StudioError(
                 f"--viewer: shows scenes, and '{request.plugin}' is a generator.",
                 fix="Leave it out; `studio view RUN` samples from a run.",
+            )
+        if request.run.timelapse is not None and request.kind != "field":
+            raise StudioError(
+                f"--timelapse: films scenes, and '{request.plugin}' is a generator.",
+                fix="Leave it out; the film of its previews is made anyway.",
             )
         preset = f" (preset {request.run.preset})" if request.run.preset else ""
         console.print(f"[bold]{request.plugin}[/]{preset} on ", end="")
@@ -75,6 +81,8 @@ def main(argv: Sequence[str], started: float) -> int:
         announce(f"run: {shown(prepared.run.path)}")
     if request.run.previews:
         prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
+    if request.run.timelapse is not None:
+        _add_timelapse(prepared, request.run.timelapse, announce)
     with _viewer(prepared, request.run) as viewer:
         code = _train(request, prepared, line, console)
         if viewer is not None and code == 0 and console.is_terminal:
@@ -127,6 +135,22 @@ def _keep_open(viewer: TrainingViewer, console: Console) -> None:
     console.print(f"The viewer stays open at {viewer.url}; Ctrl-C ends it.", style="dim", markup=False)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
+
+
+def _add_timelapse(prepared: Prepared, view: str, tell: Callable[[str], None]) -> None:
+    from studio.cli.train_timelapse import timelapse_camera
+    from studio.training.timelapse import Timelapse
+
+    if prepared.scene is None:
+        raise StudioError("--timelapse: films scenes, and this run is of a generator.", fix="Leave it out.")
+    try:
+        camera = timelapse_camera(prepared.loaded(), view, tell)
+    except StudioError:
+        # Found out too late for nothing to be left behind; a resumed run keeps what it has.
+        if not prepared.run.list_checkpoints():
+            shutil.rmtree(prepared.run.path)
+        raise
+    prepared.trainer.observers.append(Timelapse(camera, tell=tell))
 
 
 def _save_film(prepared: Prepared, tell: Callable[[str], None]) -> None:

@@ -60,6 +60,9 @@ class RunOptions:
     """The run goes to OUTPUT/<data>/<plugin>/<time>/."""
     previews: bool = True
     """Pictures in the run's folder previews/ while training, the first after seconds."""
+    timelapse: str | None = None
+    """Film the training of a scene from one camera, in the run's folder timelapse/: the name of a photo, orbit, or a
+    camera path FILE.json (its first camera)."""
     tensorboard: bool = True
     """Write TensorBoard events besides metrics.jsonl."""
     log_every: PositiveInt = 20
@@ -296,7 +299,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
 
     fixed = set(arguments_of(RunOptions, SceneOptions, DataOptions).arity) - {
         "--resume", "--budget", "--device", "--previews", "--no-previews", "--tensorboard", "--no-tensorboard",
-        "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--viewer", "--no-viewer",
+        "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--timelapse", "--viewer", "--no-viewer",
         "--viewer-port", "--viewer-host", "--help", "-h",
     }  # fmt: skip
     given = [flag for flag in common.given(argv) if flag in fixed]
