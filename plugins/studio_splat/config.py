@@ -53,7 +53,7 @@ class SplatConfig(PluginConfig):
         "coarse_levels": 0,
     }
 
-    steps: int = 14_000
+    steps: int = 18_000
     """Training steps, one photo each; with --budget, at most this many."""
 
     # ---- model
@@ -61,9 +61,9 @@ class SplatConfig(PluginConfig):
     """Degree of the view-dependent colour, 0 to 3."""
     sh_start: float = 0.05
     """Share of the training between rises of the colour's degree, from 0 up to sh-degree."""
-    max_gaussians: int = 400_000
+    max_gaussians: int = 350_000
     """Cap on the number of Gaussians."""
-    gaussians_per_step: float = 25.0
+    gaussians_per_step: float = 22.0
     """Cap on the number of Gaussians for each step of the training, which a short one reaches first; 0: none (budget
     strategy)."""
     initial: Literal["auto", "points", "hull", "random"] = "auto"
