@@ -11,13 +11,14 @@ import torch
 from studio.errors import StudioError
 from studio.readers.detect import detect_reader
 from studio.readers.holdout import hold_out
-from studio.readers.registry import Reader, ReadOptions, get_reader, reader_names, register_reader
+from studio.readers.registry import Reader, ReaderFamily, ReadOptions, get_reader, reader_names, register_reader
 from studio.scene import Frame, PointCloud, Scene, normalize_scene
 from studio.scene.normalize import NormalizeMethod
 
 __all__ = [
     "ReadOptions",
     "Reader",
+    "ReaderFamily",
     "detect_reader",
     "get_reader",
     "hold_out",

@@ -61,6 +61,14 @@ class Reader(Protocol):
         """
 
 
+@runtime_checkable
+class ReaderFamily(Reader, Protocol):
+    """A reader that stands for several: ``--format NAME:VARIANT`` chooses one of them."""
+
+    def variant(self, text: str) -> Reader:
+        """The reader behind ``NAME:text``; nothing is checked before it reads."""
+
+
 _REGISTERED: dict[str, Reader] = {}
 
 
@@ -83,9 +91,18 @@ def reader_names() -> list[str]:
 def get_reader(name: str) -> Reader:
     """The reader of a format.
 
+    Args:
+        name: One of `reader_names`, or NAME:VARIANT of a `ReaderFamily`.
+
     Raises:
         StudioError: There is none of this name, or the package that offers it cannot be used.
     """
+    base, colon, variant = name.partition(":")
+    if colon:
+        family = get_reader(base)
+        if not isinstance(family, ReaderFamily):
+            raise StudioError(f"The scene format '{base}' has no variants such as '{name}'.", fix=f"Use {base}.")
+        return family.variant(variant)
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in READERS:

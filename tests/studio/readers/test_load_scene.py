@@ -227,3 +227,21 @@ def test_two_thousand_photos_are_listed_without_decoding(tmp_path, pose, monkeyp
     scene = load_scene(tmp_path)
     assert len(scene.frames) == 2000
     assert {f.camera.size for f in scene.frames} == {(64, 48)}
+
+
+def test_a_family_of_readers_is_asked_for_by_variant(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from studio.readers.transforms import TransformsReader
+
+    class Family(TransformsReader):
+        def __init__(self, which: str = "") -> None:
+            self.name = f"family:{which}" if which else "family"
+
+        def variant(self, text: str) -> Family:
+            return Family(text)
+
+    monkeypatch.setitem(registry._REGISTERED, "family", Family())
+    assert load_scene(tiny_scene, format="family:blue").format == "family:blue"
+    with pytest.raises(StudioError, match="'blender' has no variants"):
+        load_scene(tiny_scene, format="blender:blue")
+    with pytest.raises(StudioError, match="no scene format 'absent'"):
+        load_scene(tiny_scene, format="absent:blue")
