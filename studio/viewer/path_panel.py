@@ -60,13 +60,15 @@ class PathPanel:
             self._easing = gui.add_dropdown("Easing", EASINGS)
             self._fov = gui.add_slider("Field of view", 5.0, 120.0, 0.5, 60.0)
         self._closed = gui.add_checkbox("Closed", False, hint="Return to the first keyframe")
-        self._fps = gui.add_number("Pictures a second", 30.0, min=1.0, max=120.0, step=1.0)
-        self._size = gui.add_dropdown("Size", _SIZES, initial_value=_SIZES[2])
         self._scrub = gui.add_slider("Time", 0.0, 1.0, 0.001, 0.0, hint="Share of the whole path")
         self._play = gui.add_button("Preview", icon=viser.Icon.PLAYER_PLAY)
         self._save = gui.add_button("Save path", icon=viser.Icon.DEVICE_FLOPPY)
         self._load = gui.add_upload_button("Load path", icon=viser.Icon.UPLOAD, mime_type="application/json")
-        self._format = gui.add_button_group("Video", ("mp4", "gif"), visible=self._stage.drawer is not None)
+        with gui.add_folder("Video", visible=self._stage.drawer is not None) as self._video:
+            self._fps = gui.add_number("Frames/s", 30.0, min=1.0, max=120.0, step=1.0)
+            self._size = gui.add_dropdown("Size", _SIZES, initial_value=_SIZES[2])
+            self._format = gui.add_dropdown("Format", ("mp4", "gif"))
+            self._record = gui.add_button("Render video", icon=viser.Icon.MOVIE)
         self._stop = gui.add_button("Stop rendering", visible=False, color="red")
         self._progress = gui.add_progress_bar(0.0, visible=False)
         self._result = gui.add_markdown("")
@@ -82,7 +84,8 @@ class PathPanel:
         self._play.on_click(self._preview)
         self._save.on_click(self._save_path)
         self._load.on_upload(self._load_path)
-        self._format.on_click(self._render)
+        self._record.on_click(self._render)
+        self._size.on_update(lambda event: self._redraw())
         self._stop.on_click(lambda event: self._stop_rendering())
 
     @property
@@ -173,20 +176,25 @@ class PathPanel:
         self._seconds.visible = self._easing.visible = self.selected > 0 or self.path.closed
         self._closed.value = self.path.closed
         usable = count > 1
-        for handle in (self._scrub, self._play, self._format):
-            handle.visible = usable and (handle is not self._format or self._stage.drawer is not None)
+        self._scrub.visible = self._play.visible = usable
+        self._video.visible = usable and self._stage.drawer is not None
         self._save.disabled = count == 0
         self._summary.content = (
             f"{count} keyframes, {self.path.seconds:.2f} s" if count else "Fly somewhere, and add a keyframe."
         )
         self._draw()
 
+    def _redraw(self) -> None:
+        with self._guard:
+            self._draw()
+
     def _draw(self) -> None:
         scene = self._stage.server.scene
         for node in self._nodes:
             node.remove()
         self._nodes.clear()
-        if not len(self.path):
+        if not len(self.path) or self._playing is not None:
+            # A preview shows what the video will.
             return
         width, height = self.size
         for index, key in enumerate(self.path.keyframes):
@@ -252,6 +260,7 @@ class PathPanel:
                 return
             self._playing = threading.Event()
         self._play.label = "Stop"
+        self._redraw()
         client, stopped = event.client, self._playing
 
         def play() -> None:
@@ -269,6 +278,7 @@ class PathPanel:
             finally:
                 self._playing = None
                 self._play.label = "Preview"
+                self._redraw()
 
         threading.Thread(target=play, name="viewer-preview", daemon=True).start()
 
@@ -307,7 +317,7 @@ class PathPanel:
                 self._result.content = f"**Not saved:** {error}"
                 return
             where = f"`{file}`" if folder is not None else f"`{file.name}`"
-        self._result.content = f"Saved {where}: `studio render RUN --path {file.name}`"
+        self._result.content = f"Saved {where}, which `studio render RUN --path` takes."
 
     def _load_path(self, event: Any) -> None:
         upload = self._load.value
@@ -356,7 +366,7 @@ class PathPanel:
                 return
             fps, look, ending, client = self.fps, self._stage.look, str(self._format.value), event.client
             self._progress.value, self._progress.visible, self._stop.visible = 0.0, True, True
-            self._format.disabled = True
+            self._record.disabled = True
             self._result.content = f"rendering {len(cameras)} pictures..."
 
             def work(job: Job) -> None:
@@ -383,7 +393,7 @@ class PathPanel:
             if self._result.content.endswith("pictures..."):
                 self._result.content = "stopped"
             self._progress.visible = self._stop.visible = False
-            self._format.disabled = False
+            self._record.disabled = False
 
     def _stop_rendering(self) -> None:
         with self._guard:
