@@ -38,20 +38,24 @@ def film(run: LoadedRun, folder: Path) -> None:
     save_picture(folder / "diffusion_mnist_film.png", picture)
 
 
-def few_steps(run: LoadedRun, x: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Share of samples that the classifier recognises when the network is evaluated less often."""
+def other_choices(run: LoadedRun, x: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Share of samples that the classifier recognises with fewer evaluations of the network, and without guidance."""
     train, test = (load_dataset(run.config.data.path, split=split) for split in ("train", "test"))
     classifier = find_classifier(train, test, cache=cache_folder() / "classifiers")
     asked = torch.arange(_FEW) * (train.num_classes or 1) // _FEW
     figures = {}
-    for steps in (5, 10, 20):
-        drawn = run.generator.sample(_FEW, asked.tolist(), torch.Generator().manual_seed(2), steps=steps)
+    for name, options in (
+        ("5_steps", {"steps": 5}),
+        ("10_steps", {"steps": 10}),
+        ("20_steps", {"steps": 20}),
+        ("50_steps_without_guidance", {"steps": 50, "guidance": 1.0}),
+    ):
+        drawn = run.generator.sample(_FEW, asked.tolist(), torch.Generator().manual_seed(2), **options)
         assert isinstance(drawn, Tensor)
-        figures[f"class_accuracy_{steps}_steps"] = float(
-            (classifier.logits(drawn.cpu()).argmax(dim=1) == asked).double().mean()
-        )
+        recognised = classifier.logits(drawn.cpu()).argmax(dim=1) == asked
+        figures[f"class_accuracy_{name}"] = float(recognised.double().mean())
     return figures
 
 
 if __name__ == "__main__":
-    benchmark_digits("diffusion", "mnist", __doc__, 0.96, few_steps, pictures=film, drawn=100, repetitions=3)
+    benchmark_digits("diffusion", "mnist", __doc__, 0.96, other_choices, pictures=film, drawn=100, repetitions=3)

@@ -138,8 +138,9 @@ class DiffusionSampling(SampleOptions):
     there are fewer."""
     eta: float = 0.0
     """Share of fresh noise in ddim steps: 0 is deterministic, 1 is ancestral."""
-    guidance: float = 1.0
-    """Scale of classifier-free guidance: 1 none, more follows the condition more closely."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 1 none, more follows the condition more closely and varies less; default: 2
+    for samples and edits with a condition, else 1."""
     strength: float = 0.6
     """Edit mode sdedit: share of the noise levels that the picture is sent through."""
     factor: int = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -31,6 +32,7 @@ from studio_diffusion.samplers import (
 from studio_diffusion.schedule import NoiseSchedule
 
 _LARGEST_BATCH = 128
+_GUIDANCE = 2.0
 _EVALUATIONS = 50
 """Of the network for a sample, where no number is chosen."""
 _TABLE_SPREAD = 0.02
@@ -151,7 +153,7 @@ class DiffusionModel(Generator):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> Float[Tensor, n * shape]:
-        chosen = self._options(options)
+        chosen = self._options(options, guided=condition is not None)
         rows = self._condition(condition, n)
         drawn = []
         for first in range(0, n, _LARGEST_BATCH):
@@ -177,7 +179,7 @@ class DiffusionModel(Generator):
         Args:
             predicted: Show the x_0 that the network expects at each level, instead of the noisy x_t.
         """
-        chosen = self._options(options)
+        chosen = self._options(options, guided=condition is not None)
         visits = self._denoise(self._noise(n, generator), self._condition(condition, n), chosen, generator)
         return torch.stack([self._from_model(visit.x0 if predicted else visit.x) for visit in visits])
 
@@ -259,7 +261,7 @@ class DiffusionModel(Generator):
         Raises:
             StudioError: An unknown mode, a missing mask, or a picture that does not fit.
         """
-        chosen = self._options(options)
+        chosen = self._options(options, guided=condition is not None)
         levels = self._levels(chosen)
         given = self._to_model(picture.to(self.device))
         task = edit_start(mode, given, mask, self.data_info.sample_shape, chosen.strength, chosen.factor)
@@ -298,7 +300,8 @@ class DiffusionModel(Generator):
         most = self.config.timesteps
         return visited_levels(most, options.steps or min(_EVALUATIONS, most), highest)
 
-    def _options(self, given: Mapping[str, Any]) -> DiffusionSampling:
+    def _options(self, given: Mapping[str, Any], *, guided: bool = False) -> DiffusionSampling:
+        """Options as given, with defaults filled in; `guided`: there is a condition that guidance may strengthen."""
         try:
             chosen = DiffusionSampling(**given)
         except TypeError as error:
@@ -310,6 +313,9 @@ class DiffusionModel(Generator):
             )
         if not 0 <= chosen.eta <= 1:
             raise StudioError(f"eta: {chosen.eta:g} is out of range.", fix="Give 0 (deterministic) to 1 (ancestral).")
+        if chosen.guidance is None:
+            able = self.network.is_conditional and self.config.condition_dropout > 0
+            chosen = dataclasses.replace(chosen, guidance=_GUIDANCE if guided and able else 1.0)
         if chosen.guidance != 1 and not self.network.is_conditional:
             raise StudioError("guidance: the model was trained without conditions.", fix="Leave it out.")
         if chosen.guidance != 1 and self.config.condition_dropout == 0:
@@ -328,7 +334,7 @@ class DiffusionModel(Generator):
     def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(n, *self.data_info.sample_shape, generator=generator).to(self.device)
 
-    def _denoiser(self, condition: Condition | None, guidance: float) -> Denoiser:
+    def _denoiser(self, condition: Condition | None, guidance: float | None) -> Denoiser:
         """The averaged network, with classifier-free guidance (Ho & Salimans 2022): ε = ε_∅ + s (ε_c − ε_∅)."""
         network = self._averaged.eval()
         precision = self._choose_precision()
@@ -336,7 +342,7 @@ class DiffusionModel(Generator):
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with precision.autocast():
-                if guidance == 1 or condition is None or nothing is None:
+                if guidance is None or guidance == 1 or condition is None or nothing is None:
                     return network(x, t, condition).float()
                 empty = torch.zeros_like(condition)
                 empty[..., : nothing.shape[-1]] = nothing.to(condition.device)

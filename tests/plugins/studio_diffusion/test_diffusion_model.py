@@ -235,6 +235,7 @@ def test_sdedit_keeps_more_with_less_strength(trained: DiffusionModel) -> None:
                 generator=torch.Generator().manual_seed(0),
                 steps=50,
                 strength=strength,
+                guidance=1.0,
             )
             - x
         )
@@ -264,6 +265,17 @@ def test_edits_that_cannot_be_done(trained: DiffusionModel, arguments: dict[str,
     x, _ = pictures().batch([0])
     with pytest.raises(StudioError, match=message):
         trained.edit(x, **arguments)
+
+
+def test_guidance_is_two_where_a_condition_is_given(trained: DiffusionModel) -> None:
+    def draw(model: DiffusionModel, condition: list[int] | None, **options: float) -> Tensor:
+        return model.sample(2, condition, torch.Generator().manual_seed(0), steps=3, **options)
+
+    assert torch.equal(draw(trained, [0, 1]), draw(trained, [0, 1], guidance=2.0))
+    assert not torch.equal(draw(trained, [0, 1]), draw(trained, [0, 1], guidance=1.0))
+    assert torch.equal(draw(trained, None), draw(trained, None, guidance=1.0))
+    unguided = build(pictures(), condition_dropout=0.0)
+    assert torch.equal(draw(unguided, [0, 1]), draw(unguided, [0, 1], guidance=1.0))
 
 
 def test_guidance_needs_a_condition() -> None:
