@@ -5,14 +5,14 @@ EXTRAS ?= dev
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test examples lint format bench clean
+.PHONY: help demo test examples docs lint format bench clean
 
 studio := $(VENV)/bin/studio
 python := $(VENV)/bin/python
 # Files that say what is installed; a change of any installs again.
 recipe := pyproject.toml constraints.txt scripts/install.sh
 # What ruff looks at besides the packages, whose types mypy checks too.
-linted := studio plugins examples tests benchmarks scenes
+linted := studio plugins examples tests benchmarks scenes scripts
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
@@ -48,9 +48,14 @@ test: $(VENV)/.installed-dev ## Run the tests
 examples: $(VENV)/.installed-dev ## Install the example plugins and new ones as a stranger would, and check them
 	scripts/check_examples.sh $(python)
 
+docs: $(VENV)/.installed-dev ## Build the documentation into build/docs (with EXTRAS=dev,docs)
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
+
 lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
 	$(python) -m ruff check $(linted)
 	$(python) -m ruff format --check $(linted)
+	$(python) scripts/undefined_names.py $(linted)
 	$(python) -m mypy
 
 format: $(VENV)/.installed-dev ## Bring the code into shape
@@ -62,4 +67,4 @@ bench: $(VENV)/.installed ## Run the quick benchmarks; benchmarks/README.md list
 
 clean: ## Delete the environment and what the tools leave; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find studio plugins tests benchmarks scenes -name __pycache__ -type d -prune -exec rm -rf {} +
+	find studio plugins tests benchmarks scenes scripts -name __pycache__ -type d -prune -exec rm -rf {} +

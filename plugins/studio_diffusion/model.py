@@ -152,7 +152,7 @@ class DiffusionModel(Generator):
         condition: Sequence[int] | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
-    ) -> Float[Tensor, n * shape]:
+    ) -> Float[Tensor, " n *shape"]:
         chosen = self._options(options, guided=condition is not None)
         rows = self._condition(condition, n)
         drawn = []
@@ -173,7 +173,7 @@ class DiffusionModel(Generator):
         *,
         predicted: bool = False,
         **options: Any,
-    ) -> Float[Tensor, frames * n * shape]:
+    ) -> Float[Tensor, " frames n *shape"]:
         """The film of `sample`: x_t at each visited level and at last the sample.
 
         Args:
@@ -185,7 +185,7 @@ class DiffusionModel(Generator):
 
     @torch.no_grad()
     def encode(
-        self, x: Float[Tensor, b * shape], condition: Sequence[int] | Sequence[str] | None = None, **options: Any
+        self, x: Float[Tensor, " b *shape"], condition: Sequence[int] | Sequence[str] | None = None, **options: Any
     ) -> Float[Tensor, "b latent"]:
         """The noise from which deterministic DDIM sampling leads back to `x`, flattened."""
         chosen = self._options(options)
@@ -197,7 +197,7 @@ class DiffusionModel(Generator):
     @torch.no_grad()
     def decode(
         self, z: Float[Tensor, "b latent"], condition: Sequence[int] | Sequence[str] | None = None, **options: Any
-    ) -> Float[Tensor, b * shape]:
+    ) -> Float[Tensor, " b *shape"]:
         """The samples that deterministic DDIM makes of given noise."""
         chosen = self._options({**options, "sampler": "ddim", "eta": 0.0})
         start = z.to(self.device).reshape(-1, *self.data_info.sample_shape)
@@ -215,7 +215,7 @@ class DiffusionModel(Generator):
         *,
         evaluations: int | None = None,
         guidance: float = 1.0,
-    ) -> Float[Tensor, steps * shape]:
+    ) -> Float[Tensor, " steps *shape"]:
         """Samples on the great circle between two noises: drawn ones, or those that two given samples come from.
 
         Args:

@@ -66,7 +66,9 @@ class Network(nn.Module):
             self.classes = ClassCondition(data_info.num_classes, width)
         self.data_info = data_info
 
-    def forward(self, x: Float[Tensor, b * shape], t: Tensor, condition: Condition | None) -> Float[Tensor, b * shape]:
+    def forward(
+        self, x: Float[Tensor, " b *shape"], t: Tensor, condition: Condition | None
+    ) -> Float[Tensor, " b *shape"]:
         if self.captions is not None:
             pooled, words, present = self.captions(cast(Tensor, condition))
             return self.denoiser(x, t, pooled, words, present)

@@ -78,7 +78,7 @@ def posterior(schedule: NoiseSchedule, x: Tensor, x0: Tensor, t: Tensor, previou
 
 def denoise(
     model: Denoiser,
-    x: Float[Tensor, b * shape],
+    x: Float[Tensor, " b *shape"],
     schedule: NoiseSchedule,
     levels: list[int],
     *,
@@ -116,8 +116,13 @@ def denoise(
 
 
 def invert(
-    model: Denoiser, x: Float[Tensor, b * shape], schedule: NoiseSchedule, levels: list[int], *, prediction: Prediction
-) -> Float[Tensor, b * shape]:
+    model: Denoiser,
+    x: Float[Tensor, " b *shape"],
+    schedule: NoiseSchedule,
+    levels: list[int],
+    *,
+    prediction: Prediction,
+) -> Float[Tensor, " b *shape"]:
     """The noise from which deterministic DDIM steps lead to `x`: the same steps, taken upwards (sec. 4.3)."""
     upwards = levels[::-1]
     for lower, level in zip([0, *upwards[:-1]], upwards, strict=True):

@@ -67,15 +67,15 @@ class NoiseSchedule(nn.Module):
         return values.reshape(-1, *[1] * (like.ndim - 1))
 
     def add_noise(
-        self, x0: Float[Tensor, b * shape], noise: Float[Tensor, b * shape], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, b * shape]:
+        self, x0: Float[Tensor, " b *shape"], noise: Float[Tensor, " b *shape"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b *shape"]:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε   (eq. 4)."""
         a = self.at(t, x0)
         return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
     def target(
-        self, x0: Float[Tensor, b * shape], noise: Float[Tensor, b * shape], t: Int[Tensor, " b"], kind: Prediction
-    ) -> Float[Tensor, b * shape]:
+        self, x0: Float[Tensor, " b *shape"], noise: Float[Tensor, " b *shape"], t: Int[Tensor, " b"], kind: Prediction
+    ) -> Float[Tensor, " b *shape"]:
         """What the network shall predict: ε, x_0, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, app. D)."""
         if kind == "noise":
             return noise
@@ -85,8 +85,12 @@ class NoiseSchedule(nn.Module):
         return a.sqrt() * noise - (1 - a).sqrt() * x0
 
     def split(
-        self, x: Float[Tensor, b * shape], prediction: Float[Tensor, b * shape], t: Int[Tensor, " b"], kind: Prediction
-    ) -> tuple[Float[Tensor, b * shape], Float[Tensor, b * shape]]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        prediction: Float[Tensor, " b *shape"],
+        t: Int[Tensor, " b"],
+        kind: Prediction,
+    ) -> tuple[Float[Tensor, " b *shape"], Float[Tensor, " b *shape"]]:
         """The two parts that x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε consists of by the network's prediction: (x_0, ε)."""
         a = self.at(t, x)
         if kind == "noise":
@@ -96,8 +100,8 @@ class NoiseSchedule(nn.Module):
         return a.sqrt() * x - (1 - a).sqrt() * prediction, a.sqrt() * prediction + (1 - a).sqrt() * x
 
     def noise_of(
-        self, x: Float[Tensor, b * shape], x0: Float[Tensor, b * shape], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, b * shape]:
+        self, x: Float[Tensor, " b *shape"], x0: Float[Tensor, " b *shape"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b *shape"]:
         """ε of x_t when x_0 is known."""
         a = self.at(t, x)
         return (x - a.sqrt() * x0) / (1 - a).sqrt()

@@ -217,7 +217,7 @@ class GanGenerator(Generator):
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
-    ) -> Float[Tensor, n * shape]:
+    ) -> Float[Tensor, " n *shape"]:
         """Generate from `n` normal latents; without a condition, a conditional model draws all classes in turn.
 
         Options are the fields of `GanSampleOptions`.
@@ -229,7 +229,7 @@ class GanGenerator(Generator):
         return self._leave(self._run(z, self._weights(condition, n), average=chosen.average))
 
     @torch.no_grad()
-    def decode(self, z: Float[Tensor, "b d"], condition: Condition | None = None) -> Float[Tensor, b * shape]:
+    def decode(self, z: Float[Tensor, "b d"], condition: Condition | None = None) -> Float[Tensor, " b *shape"]:
         """G(z), by the averaged generator.
 
         Raises:
@@ -241,7 +241,7 @@ class GanGenerator(Generator):
 
     def invert(
         self,
-        x: Float[Tensor, b * shape],
+        x: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
         steps: int = _SEARCH_STEPS,
@@ -254,7 +254,7 @@ class GanGenerator(Generator):
         return self._inverted(x, condition, generator or torch.Generator(), steps, restarts)[0]
 
     def most_likely_class(
-        self, x: Float[Tensor, b * shape], generator: torch.Generator | None = None, steps: int = _SEARCH_STEPS
+        self, x: Float[Tensor, " b *shape"], generator: torch.Generator | None = None, steps: int = _SEARCH_STEPS
     ) -> Tensor:
         """The class in which each sample can be generated most closely, (b,) int64.
 
@@ -269,10 +269,10 @@ class GanGenerator(Generator):
 
     def reconstruct(
         self,
-        x: Float[Tensor, b * shape],
+        x: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, b * shape]:
+    ) -> Float[Tensor, " b *shape"]:
         """What the generator can do that is closest to the samples: G(z*)."""
         z, classes = self._inverted(x, condition, generator or torch.Generator(), _SEARCH_STEPS, _RESTARTS)
         with torch.no_grad():
@@ -287,7 +287,7 @@ class GanGenerator(Generator):
         generator: torch.Generator | None = None,
         *,
         spherical: bool = False,
-    ) -> Float[Tensor, steps * shape]:
+    ) -> Float[Tensor, " steps *shape"]:
         """G along z_t = (1 − t) z_0 + t z_1; a class blends into the other likewise.
 
         Args:

@@ -168,7 +168,7 @@ class VaeGenerator(Generator):
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
-    ) -> Float[Tensor, n * shape]:
+    ) -> Float[Tensor, " n *shape"]:
         """Decode `n` codes of the prior; an autoencoder, which has none, decodes a Gaussian fitted to its codes.
 
         Options are the fields of `VaeSampleOptions`.
@@ -187,13 +187,13 @@ class VaeGenerator(Generator):
         return self._leave(x)
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, b * shape], condition: Condition | None = None) -> Float[Tensor, "b d"]:
+    def encode(self, x: Float[Tensor, " b *shape"], condition: Condition | None = None) -> Float[Tensor, "b d"]:
         """Codes of samples; a VAE's are the means of q(z|x)."""
         entered = self._enter(x)
         return self._code(entered, self._weights_of(entered, condition))
 
     @torch.no_grad()
-    def decode(self, z: Float[Tensor, "b d"], condition: Condition | None = None) -> Float[Tensor, b * shape]:
+    def decode(self, z: Float[Tensor, "b d"], condition: Condition | None = None) -> Float[Tensor, " b *shape"]:
         """The samples, or means of p(x|z), of codes.
 
         Raises:
@@ -207,10 +207,10 @@ class VaeGenerator(Generator):
     @torch.no_grad()
     def reconstruct(
         self,
-        x: Float[Tensor, b * shape],
+        x: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, b * shape]:
+    ) -> Float[Tensor, " b *shape"]:
         """Encode and decode; nothing is drawn."""
         entered = self._enter(x)
         return self._leave(self._reconstructed(entered, condition))
@@ -223,7 +223,7 @@ class VaeGenerator(Generator):
         end: Float[Tensor, "*shape"] | None = None,
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, steps * shape]:
+    ) -> Float[Tensor, " steps *shape"]:
         """Decode z_t = (1 − t) z_0 + t z_1 for t from 0 to 1; a class blends into the other likewise.
 
         Args:
@@ -255,7 +255,7 @@ class VaeGenerator(Generator):
     @torch.no_grad()
     def log_likelihood(
         self,
-        x: Float[Tensor, b * shape],
+        x: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
         *,
@@ -292,7 +292,7 @@ class VaeGenerator(Generator):
     @torch.no_grad()
     def elbo(
         self,
-        x: Float[Tensor, b * shape],
+        x: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " b"]:
@@ -306,14 +306,14 @@ class VaeGenerator(Generator):
         return log_prob - kl
 
     @torch.no_grad()
-    def anomaly_score(self, x: Float[Tensor, b * shape], condition: Condition | None = None) -> Float[Tensor, " b"]:
+    def anomaly_score(self, x: Float[Tensor, " b *shape"], condition: Condition | None = None) -> Float[Tensor, " b"]:
         """Mean squared error of each sample's reconstruction: large for what the training data did not hold."""
         entered = self._enter(x)
         error = self._leave(self._reconstructed(entered, condition)) - self._leave(entered)
         return error.square().flatten(1).mean(1)
 
     @torch.no_grad()
-    def class_grid(self, styles: int, generator: torch.Generator | None = None) -> Float[Tensor, n * shape]:
+    def class_grid(self, styles: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *shape"]:
         """Each of `styles` codes decoded as every class: (styles · num_classes, *shape), classes running fastest.
 
         Raises:
@@ -327,7 +327,7 @@ class VaeGenerator(Generator):
 
     @torch.no_grad()
     def attribute_direction(
-        self, having: Float[Tensor, a * shape], lacking: Float[Tensor, b * shape]
+        self, having: Float[Tensor, " a *shape"], lacking: Float[Tensor, " b *shape"]
     ) -> Float[Tensor, " d"]:
         """The code of an attribute: the mean code of samples that have it minus that of samples that lack it.
 
@@ -336,7 +336,7 @@ class VaeGenerator(Generator):
         return self.encode(having).mean(0) - self.encode(lacking).mean(0)
 
     @torch.no_grad()
-    def most_likely_class(self, x: Float[Tensor, b * shape]) -> Tensor:
+    def most_likely_class(self, x: Float[Tensor, " b *shape"]) -> Tensor:
         """The class under which each sample's ELBO, at the mean of q(z|x, y), is largest, (b,) int64."""
         return self._best_class(self._enter(x))
 

@@ -25,7 +25,7 @@ class ArrayDataset:
     """
 
     name: str
-    x: Float[Tensor, n * shape] | UInt8[Tensor, "n c h w"]
+    x: Float[Tensor, " n *shape"] | UInt8[Tensor, "n c h w"]
     y: Int[Tensor, " n"] | None = None
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()

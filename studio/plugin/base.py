@@ -279,7 +279,7 @@ class Generator(Plugin):
         condition: Sequence[int] | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
-    ) -> Float[Tensor, n * shape] | list[str]:
+    ) -> Float[Tensor, " n *shape"] | list[str]:
         """Draw `n` samples, without gradients; equal generator states give equal samples.
 
         Args:

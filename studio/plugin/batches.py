@@ -89,7 +89,7 @@ class RayBatch:
 class SampleBatch:
     """Answer to a `SampleRequest`."""
 
-    x: Float[Tensor, b * shape]
+    x: Float[Tensor, " b *shape"]
     """Samples on the run's device; pictures are (b, c, h, w) in [0, 1]."""
     cond: Any = None
     """Class labels (b,), captions (list of str), or None."""

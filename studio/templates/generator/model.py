@@ -112,7 +112,7 @@ class TemplateGenerator(Generator):
         condition: Sequence[int] | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
-    ) -> Float[Tensor, n * shape]:
+    ) -> Float[Tensor, " n *shape"]:
         """Draw samples; of all classes in turn, where the data has any and no condition is given."""
         *_, last = self._way(n, condition, generator, TemplateSampling(**options))
         return last
@@ -126,7 +126,7 @@ class TemplateGenerator(Generator):
         *,
         predicted: bool = False,
         **options: Any,
-    ) -> Float[Tensor, frames * n * shape]:
+    ) -> Float[Tensor, " frames n *shape"]:
         """The way of `sample` from noise to the samples; or what the network expects at each step of it."""
         return torch.stack(list(self._way(n, condition, generator, TemplateSampling(**options), predicted)))
 
@@ -151,7 +151,7 @@ class TemplateGenerator(Generator):
             x = torch.lerp(x, expected, 1 / (options.ode_steps - i))
             yield self._as_data(expected if predicted else x)
 
-    def _as_data(self, x: Float[Tensor, "n size"]) -> Float[Tensor, n * shape]:
+    def _as_data(self, x: Float[Tensor, "n size"]) -> Float[Tensor, " n *shape"]:
         shape = self.data_info.sample_shape
         samples = (x * self.spread + self.center).unflatten(1, shape)
         return samples.clamp(0, 1) if len(shape) == 3 else samples
