@@ -39,6 +39,7 @@ class Comparison:
         self.camera = camera
         self._share = share
         self._unit = unit
+        self._arrived = False
         self._kept: tuple[tuple[tuple[int, int], Look], NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     def view(self, canvas: tuple[int, int]) -> View:
@@ -57,6 +58,13 @@ class Comparison:
         moved = float(np.linalg.norm(np.asarray(view.position) - own.position))
         turned = 2 * math.acos(min(abs(float(np.dot(view.wxyz, own.wxyz))), 1.0))
         return moved < _MOVED * self._unit and turned < 10 * _MOVED
+
+    def is_left(self, view: View) -> bool:
+        """Whether the camera has been at the photo and is not any more; told of each view on the way."""
+        if self.is_at(view):
+            self._arrived = True
+            return False
+        return self._arrived
 
     def ready(self, size: tuple[int, int], look: Look) -> bool:
         """Whether only the line has moved since the last picture."""

@@ -135,7 +135,7 @@ class PhotoPanel:
             return
         comparison = Comparison(photo, camera, lambda: float(self._share.value), self._stage.subject.size)
         view = comparison.view(session.view.size)
-        session.comparison = comparison
+        session.compare_with(comparison)
         width, height = photo.size
         self._facts.content = f"`{frame.name}` ({frame.split}), {width} x {height}"
         target = session.client.camera

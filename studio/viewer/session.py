@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from studio.viewer.compare import Comparison
 
+COVERED = ("/photos", "/path")
 _STILL_SECONDS = 0.12
 """Without a new view for so long, the camera counts as still."""
 _SLOW_SECONDS = 0.4
@@ -100,7 +101,8 @@ class Session:
     ) -> None:
         self.client = client
         self.comparison: Comparison | None = None
-        """The photo that is compared with at the moment."""
+        """The photo that is compared with at the moment; set by `compare_with`."""
+        self._cover: Any = None
         self.hidden = False
         """Whether the browser draws by itself, so that no picture is wanted."""
         self._drawer = drawer
@@ -131,9 +133,24 @@ class Session:
         if view.same_as(self.view):
             return
         self.view = view
-        if self.comparison is not None and not self.comparison.is_at(view):
-            self.comparison = None
+        if self.comparison is not None and self.comparison.is_left(view):
+            self.compare_with(None)
         self._mailbox.put(Wanted(view, moving=True))
+
+    def compare_with(self, comparison: Comparison | None) -> None:
+        """Compare with a photo until the camera leaves its place, or stop comparing.
+
+        Meanwhile the cameras and the path are hidden from this browser: it stands within one of them.
+        """
+        self.comparison = comparison
+        cover, self._cover = self._cover, None
+        if cover is not None:
+            for handle in cover:
+                handle.remove()
+        if comparison is not None:
+            # A node of one browser's own stands in for that of all, children included.
+            scene = self.client.scene
+            self._cover = [scene.add_frame(name, show_axes=False, visible=False) for name in COVERED]
 
     def refresh(self, *, moving: bool = False) -> None:
         """Draw the present view again: something about the picture changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +122,8 @@ class Subject:
             side = torch.zeros(3, dtype=torch.float64)
             side[(up.abs().argmax() + 2) % 3] = -1.0
             away = torch.nn.functional.normalize(side + 0.25 * up, dim=0)
-            distance = 1.2 * float((self.box[1] - self.box[0]).norm()) / (2 * _FOV)
+            # All of the sphere around the box fits in.
+            distance = float((self.box[1] - self.box[0]).norm()) / 2 / math.sin(_FOV / 2)
             return FirstView(middle + away * max(distance, 1e-3), middle, _FOV)
         frames = self.scene.split("train") or self.scene.frames
         camera = frames[0].camera
@@ -131,6 +133,10 @@ class Subject:
         ahead = float((focus - position) @ forward) if focus is not None else 0.0
         # Dragging turns the view about the point looked at: it must be in front, and about where the content is.
         target = position + forward * (ahead if ahead > 1e-3 * self.size else self.size)
+        if self.field is None:
+            # Behind the cameras, as there is nothing to see from within one.
+            up = torch.tensor(self.up, dtype=torch.float64)
+            return FirstView(position + self.size * (0.5 * up - 1.5 * forward), target, _FOV)
         fov = 2 * torch.atan(camera.height / 2 / camera.fy) if camera.model in _PERSPECTIVE else torch.tensor(_FOV)
         return FirstView(position, target, float(fov))
 

@@ -163,6 +163,8 @@ def test_a_photo_is_shown_whole_and_fits_the_3d_objects(balls: Subject, canvas: 
     assert pixel.tolist() == pytest.approx(expected, abs=0.01)
     moved = View(view.wxyz, view.position + np.array([0.01 * balls.size, 0, 0]), view.fov, canvas)
     assert not at_photo.is_at(moved)
+    # A browser tells of places on its way there, too.
+    assert [at_photo.is_left(v) for v in (moved, view, view, moved)] == [False, False, False, True]
     turned = View(view.wxyz + np.array([0, 0.02, 0, 0]), view.position, view.fov, canvas)
     assert not at_photo.is_at(replace(turned, wxyz=turned.wxyz / np.linalg.norm(turned.wxyz)))
 
