@@ -29,13 +29,17 @@ class DiffusionConfig(PluginConfig):
             "precision": "bf16",
         },
         "shapes": {
-            "steps": 6_000,
+            "steps": 4_500,
+            "batch": 32,
             "channels": 64,
-            "multipliers": (1, 2),
+            "multipliers": (1, 2, 2),
             "blocks": 1,
+            "attention_size": 8,
             "patch_size": 2,
-            "lr": 1e-3,
+            "lr": 8e-4,
             "ema_decay": 0.998,
+            # What stands where is decided at the noisiest levels, which the cap would all but leave out.
+            "min_snr": None,
             "precision": "bf16",
         },
         "ddpm": {
