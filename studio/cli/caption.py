@@ -60,6 +60,7 @@ def main(argv: Sequence[str], started: float) -> int:
     from studio.cli.run_data import picture_shape, read_pictures
     from studio.devices import apply_threads
     from studio.export.pictures import grid, save_picture
+    from studio.training.captions import fit_view
     from studio.training.loaded import open_run
 
     apply_threads()
@@ -70,7 +71,7 @@ def main(argv: Sequence[str], started: float) -> int:
         scene = open_run(request.field, device=request.device)
         views = _render(scene, request)
         names = [f"view {i}" for i in range(len(views))]
-        pictures = torch.stack([_fit(view, shape) for view in views])
+        pictures = torch.stack([fit_view(view, shape) for view in views])
         target = target or run.path / "samples" / f"captions_{scene.scene.name}_{Path(request.path).stem}.png"
     else:
         pictures = read_pictures(run, request.pictures)
@@ -100,24 +101,6 @@ def _render(scene: LoadedRun, request: Caption) -> list[Tensor]:
 
     path = make_path(scene, PathOptions(path=request.path, frames=request.frames), tell)
     return [drawn["rgb"] for drawn in scene.render(path.cameras[: request.frames])]
-
-
-def _fit(view: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A view (h, w, 3) as a sample (c, h, w): the middle at the right aspect, reduced with an averaging filter."""
-    import torch.nn.functional as F
-
-    channels, height, width = shape
-    planes = view.clamp(0, 1).movedim(-1, 0)
-    have_height, have_width = planes.shape[1:]
-    crop_width = min(have_width, round(have_height * width / height))
-    crop_height = min(have_height, round(have_width * height / width))
-    top, left = (have_height - crop_height) // 2, (have_width - crop_width) // 2
-    planes = planes[:, top : top + crop_height, left : left + crop_width]
-    planes = F.interpolate(planes[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-    if channels == 1:
-        # Luma of ITU-R BT.601, as Pillow's conversion to grey.
-        return (planes * planes.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
-    return planes
 
 
 def _full_picture(path: Path) -> Tensor:

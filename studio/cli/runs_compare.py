@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from studio.catalog.showing import show_size, show_value
 from studio.cli.arguments import format_duration, parse
 from studio.cli.console import out, print_json
-from studio.cli.runs import show_size, show_value
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from studio.catalog.showing import show_main_metric, show_size
 from studio.cli.arguments import parse
 from studio.cli.console import err, out, shown
-from studio.cli.runs import show_main_metric, show_size
 from studio.errors import StudioError
 
 

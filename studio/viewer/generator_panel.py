@@ -221,7 +221,7 @@ class GeneratorPanel:
         else:
             if view is None:
                 raise StudioError("No browser asked, so there is no view to describe.")
-            width, height = view.canvas
+            width, height = view.size
             scale = _VIEW_SIDE / max(width, height)
             camera = view.camera((max(round(scale * width), 1), max(round(scale * height), 1)))
             drawn = next(iter(self._run.render(camera.reshape(1))))["rgb"]
