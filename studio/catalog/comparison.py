@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from studio.catalog.records import HIGHER_IS_BETTER, LOWER_IS_BETTER, RunRecord
+
+_MOST_NAMED = 2
+"""Settings that a name may hold."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,13 @@ def compare_runs(runs: Sequence[RunRecord]) -> RunComparison:
             settings[name] = tuple(run.settings.get(name) for run in runs)
         else:
             left_out.append(name)
+    settings = {name: values for name, values in settings.items() if any(value != values[0] for value in values)}
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     names.sort(key=lambda name: -sum(name in run.metrics for run in runs))
     return RunComparison(
         runs,
-        short_names(runs),
-        {name: values for name, values in settings.items() if any(value != values[0] for value in values)},
+        _short_names(runs, settings),
+        settings,
         tuple(left_out),
         {name: tuple(run.metrics.get(name) for run in runs) for name in names},
         {
@@ -76,10 +80,17 @@ def compare_runs(runs: Sequence[RunRecord]) -> RunComparison:
     )
 
 
-def short_names(runs: Sequence[RunRecord]) -> tuple[str, ...]:
-    """The plugin where that tells the runs apart, else with preset, data and time as far as needed."""
-    parts = [(run.plugin or run.name, run.preset, run.data, run.path.name) for run in runs]
-    for used in ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 3), (0, 1, 2, 3)):
+def _short_names(runs: Sequence[RunRecord], differing: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """The plugin where that tells the runs apart, else with preset and data, a setting or two, or the time."""
+    facts = {"plugin", "preset", "data", "data.path"}
+    told = {name: values for name, values in differing.items() if name not in facts}
+    said = [" ".join(f"{name}={values[i]}" for name, values in told.items()) for i in range(len(runs))]
+    by_settings = ((0, 3),) if len(told) <= _MOST_NAMED else ()
+    parts = [
+        (run.plugin or run.name, run.preset, run.data, text, run.path.name)
+        for run, text in zip(runs, said, strict=True)
+    ]
+    for used in ((0,), (0, 1), (0, 2), (0, 1, 2), *by_settings, (0, 4), (0, 1, 2, 4)):
         names = tuple(" ".join(filter(None, (part[i] for i in used))) for part in parts)
         if len(set(names)) == len(names):
             return names

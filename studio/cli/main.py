@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "edit": ("studio.cli.edit", "Change a picture: inpaint, redraw, colourise, enlarge."),
     "caption": ("studio.cli.caption", "Describe pictures, or novel views of a trained scene."),
     "eval": ("studio.cli.evaluate", "Measure a trained run on held-out data."),
-    "compare": ("studio.cli.compare", "Put the figures of several runs side by side."),
+    "compare": ("studio.cli.compare", "Put runs side by side: scenes in a video, figures of generators."),
     "inspect": ("studio.cli.inspect", "Plot what lies along the ray of a pixel, or what a text model attends to."),
     "export": ("studio.cli.export", "Write a trained scene in another program's format."),
     "runs": ("studio.cli.runs", "List, filter, compare and delete runs."),

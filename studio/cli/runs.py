@@ -92,7 +92,7 @@ def _print_table(runs: Sequence[RunRecord], request: Runs) -> None:
         table.add_column(title, justify="left" if title == "status" else "right", no_wrap=True)
     for run in runs:
         name = Text.assemble(run.name, (f" ({run.preset})" if run.preset else "", "dim"))
-        facts = [
+        facts: list[str | Text] = [
             Text(run.status, style=_STYLES[run.status]),
             show_steps(run),
             show_main_metric(run),

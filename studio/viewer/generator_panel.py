@@ -137,7 +137,7 @@ class GeneratorPanel:
     # ---- samples -------------------------------------------------------------------------------------------------
     def _another_seed(self) -> None:
         # Setting the value calls `_refresh` by itself.
-        self._seed.value = int(self._seed.value) + 1
+        _set(self._seed, "value", int(self._seed.value) + 1)
 
     def _refresh(self) -> None:
         self._latest.submit("samples", self._sample)

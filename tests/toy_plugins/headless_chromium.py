@@ -37,11 +37,20 @@ def chromium() -> Iterator[Any]:
 
 
 class OpenPage:
-    """One page of a file, and all that it logged, failed at, or requested besides itself."""
+    """One page of a file, and all that it logged, failed at, or requested besides itself.
 
-    def __init__(self, browser: Any, path: Path, width: int, height: int, **options: Any) -> None:
+    Args:
+        before: JavaScript that runs before the page's own.
+        options: Of the browser's context, such as offline or color_scheme.
+    """
+
+    def __init__(
+        self, browser: Any, path: Path, width: int, height: int, *, before: str = "", **options: Any
+    ) -> None:  # fmt: skip
         self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
+        if before:
+            self.page.add_init_script(before)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))

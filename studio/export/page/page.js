@@ -438,16 +438,24 @@ function pick(data, facts, camera, x, y, width, height) {
 
 // ---- the page --------------------------------------------------------------------------------------------------------
 function startSorting(answer) {
-  try {
-    const url = URL.createObjectURL(new Blob([`(${sorter})()`], { type: "text/javascript" }));
-    const worker = new Worker(url);
-    worker.onmessage = event => answer(event.data);
-    return message => worker.postMessage(message);
-  } catch {
-    // Some browsers give files no workers.
+  let send = null, unanswered = [];
+  // Some browsers give files no workers: some refuse at once, some later by an event.
+  function sortHere() {
     const receive = sorter();
-    return message => { const result = receive(message); if (result) setTimeout(() => answer(result)); };
+    send = message => { const result = receive(message); if (result) setTimeout(() => answer(result)); };
+    const waiting = unanswered;
+    unanswered = null;
+    waiting.forEach(send);
   }
+  try {
+    const worker = new Worker(URL.createObjectURL(new Blob([`(${sorter})()`], { type: "text/javascript" })));
+    send = message => { if (unanswered) unanswered.push(message); worker.postMessage(message); };
+    worker.onmessage = event => { unanswered = null; answer(event.data); };
+    worker.onerror = event => { if (unanswered) { event.preventDefault(); sortHere(); } };
+  } catch {
+    sortHere();
+  }
+  return message => send(message);
 }
 
 async function main() {

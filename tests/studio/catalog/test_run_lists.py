@@ -183,6 +183,9 @@ def test_comparing(root: Path) -> None:
     other = replace(first, metrics={"loss": 0.1, "Gaussians": 5.0, "psnr": 24.0})
     both = compare_runs([first, replace(other, name="x", path=Path("x"))])
     assert (both.best("loss"), both.best("psnr"), both.best("Gaussians")) == (1, None, None)
+    # Equal but for a setting: that is their name.
+    twins = [replace(first, settings={**first.settings, "sh_degree": degree}) for degree in (0, 3)]
+    assert compare_runs(twins).names == ("splat sh_degree=0", "splat sh_degree=3")
     mixed = compare_runs([first, gan])
     assert "sh_degree" in mixed.left_out
     assert mixed.settings["plugin"] == ("splat", "gan")

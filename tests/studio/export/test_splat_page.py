@@ -166,6 +166,44 @@ def test_controls(opened: Any, tmp_path: Path) -> None:
     assert opened_page.complaints == []
 
 
+@pytest.mark.parametrize(
+    "worker",
+    [
+        "window.Worker = class { constructor() { throw new Error('no workers for files'); } };",
+        "window.Worker = class { postMessage() { setTimeout(() => this.onerror(new Event('error'))); } };",
+    ],
+)
+def test_browsers_that_give_files_no_workers(browser: Any, tmp_path: Path, worker: str) -> None:
+    size = (96, 72)
+    cloud = ball_cloud(300, 0)
+    view = PageView(seen_from((2.5, 1.0, 0.8), size, 80.0), UP, BACKGROUND)
+    write_splat_page(tmp_path / "x.html", cloud, view)
+    page = OpenPage(browser, tmp_path / "x.html", *size, before=worker)
+    wait(page)
+    page.page.keyboard.press("h")
+    assert psnr_of(page.picture(), rendered(cloud, view)) > 40
+    assert page.complaints == []
+    page.close()
+
+
+def test_a_graphics_processor_that_is_reset(opened: Any, tmp_path: Path) -> None:
+    size = (96, 72)
+    cloud = ball_cloud(300, 1)
+    view = PageView(seen_from((2.5, 1.0, 0.8), size, 80.0), UP, BACKGROUND)
+    write_splat_page(tmp_path / "x.html", cloud, view)
+    page = opened(tmp_path / "x.html", size)
+    page.page.locator("#view").evaluate(
+        """canvas => new Promise(done => {
+            const loss = canvas.getContext("webgl2").getExtension("WEBGL_lose_context");
+            canvas.addEventListener("webglcontextrestored", () => setTimeout(done));
+            canvas.addEventListener("webglcontextlost", () => setTimeout(() => loss.restoreContext(), 50));
+            loss.loseContext();
+        })"""
+    )
+    wait(page)
+    assert psnr_of(page.picture(), rendered(cloud, view)) > 40
+
+
 def test_names_are_text(opened: Any, tmp_path: Path) -> None:
     title = '</title></script><script>document.body.innerHTML="taken"</script><img src=x onerror=alert(1)>"&amp;'
     cloud = ball_cloud(50, 0)
