@@ -40,9 +40,9 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    # Resuming needs a run: see the Python example.
+    # Resuming needs a run: see the Python example. What is done with a new plugin is run with the documentation.
     "line",
-    [line for line in _commands() if line.startswith("studio ") and "--resume" not in line],
+    [line for line in _commands() if line.startswith("studio ") and "--resume" not in line and "my-gen" not in line],
 )
 def test_studio_commands_parse(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -86,6 +86,13 @@ def _make_generator_run(root: Path, argument: str) -> None:
             kind="generator",
         )
     )
+
+
+def test_a_new_plugin_is_made_as_in_the_tutorial() -> None:
+    tutorial = (ROOT / "docs" / "tutorials" / "generator-plugin.md").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in _commands() if "my-gen" in line]
+    assert len(lines) == 5
+    assert set(lines) <= set(tutorial)
 
 
 def test_make_targets_exist() -> None:
