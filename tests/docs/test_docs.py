@@ -22,6 +22,7 @@ import pytest
 from installed_plugins import install_extensions
 
 from studio.cli.main import COMMANDS, main
+from studio.plugin.spec import CAPABILITIES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -141,6 +142,11 @@ def test_pictures_are_small() -> None:
     sizes = [file.stat().st_size for file in (DOCS / "images" / "gallery").iterdir()]
     assert sizes
     assert sum(sizes) < 1.5 * 2**20
+
+
+def test_every_capability_is_in_the_contract() -> None:
+    text = (DOCS / "plugins" / "contract.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(CAPABILITIES)
 
 
 def test_every_command_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
