@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from headless_chromium import chromium
 from run_folders import write_run
 
 from studio.errors import StudioError
+from studio.registry import find_plugin, load_plugin_class
 from studio.training.loaded import LoadedRun, open_run
-from studio.viewer.generator_panel import GeneratorPanel, LatestWork, caption_runs
+from studio.viewer.generator_panel import GeneratorPanel, LatestWork, OptionControl, caption_runs
 from studio.viewer.runs_panel import RunsPanel
 
 TOYS = Path(__file__).parents[2] / "toy_plugins"
@@ -218,6 +220,28 @@ def test_views_of_a_scene_are_described(server: viser.ViserServer, root: Path, t
     panel._describe(SimpleNamespace(client=None))  # type: ignore[arg-type]
     assert panel.wait()
     assert "there is no view to describe" in status_of(panel)
+
+
+@pytest.mark.parametrize("name", ["vae", "gan", "diffusion", "gpt", "caption"])
+def test_every_option_of_the_built_in_plugins_has_a_control(server: viser.ViserServer, name: str) -> None:
+    options: Any = load_plugin_class(find_plugin(name)).sample_options  # type: ignore[attr-defined]
+    for field in dataclasses.fields(options):
+        control = OptionControl.add(server.gui, options, field)
+        assert control is not None, field.name
+        assert control.value == getattr(options(), field.name), field.name
+
+
+def test_options_that_may_be_left_to_the_plugin(server: viser.ViserServer) -> None:
+    options: Any = load_plugin_class(find_plugin("diffusion")).sample_options  # type: ignore[attr-defined]
+    (steps,) = [field for field in dataclasses.fields(options) if field.name == "steps"]
+    steps_control = OptionControl.add(server.gui, options, steps)
+    assert steps_control is not None
+    assert steps_control.value is None
+    steps_control.handle.value = " 12 "
+    assert steps_control.value == 12
+    steps_control.handle.value = "many"
+    with pytest.raises(StudioError, match="Steps: 'many' is not a number"):
+        _ = steps_control.value
 
 
 def test_the_latest_request_wins() -> None:
