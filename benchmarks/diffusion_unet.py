@@ -8,13 +8,16 @@ Both networks have the same layers and number of parameters. Writes results/diff
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import RESULTS, Report, measure
+from harness import RESULTS, Report
 from torch import Tensor, nn
 
+from studio.devices import apply_threads
 from studio_diffusion.samplers import denoise, visited_levels
 from studio_diffusion.schedule import NoiseSchedule
 from studio_diffusion.unet import UNet
@@ -23,7 +26,8 @@ PROTOCOL = (
     "Pictures 3x32x32; 32, 64, 64 channels, 2 residual blocks a resolution, attention at 16 and 8; float32. "
     "Training step: noise, prediction, mean square error, backward, AdamW, batch 32; theirs with DDPMScheduler. "
     "Sampling: DDIM, 20 evaluations, batch 16; theirs with DDIMScheduler. "
-    "Wall clock, ours and theirs in turn, in one process."
+    "Ours and theirs in turn, in one process, {threads} thread(s): medians of the rounds by the clock, and of the "
+    "ratio of each round by the clock and by processor time, which other programs on the machine disturb less."
 )
 
 
@@ -34,6 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import diffusers
 
+    apply_threads()
     torch.manual_seed(0)
     theirs = diffusers.UNet2DModel(
         sample_size=32,
@@ -51,7 +56,7 @@ def main() -> None:
     report = Report(
         "diffusion_unet",
         title="U-Net of the diffusion plugin beside diffusers'",
-        protocol=f"{PROTOCOL} diffusers {diffusers.__version__}.",
+        protocol=f"{PROTOCOL.format(threads=torch.get_num_threads())} diffusers {diffusers.__version__}.",
         settings=vars(arguments),
         folder=arguments.results,
     )
@@ -85,21 +90,28 @@ def main() -> None:
         ("training step", our_step(), their_step()),
         ("DDIM sampling", our_sampling, their_sampling),
     ):
-        pairs = [
-            (measure(first, repetitions=1, warmup=1).best, measure(second, repetitions=1, warmup=1).best)
-            for _ in range(arguments.rounds)
-        ]
-        ratios = sorted(b / a for a, b in pairs)
+        first(), second()
+        pairs = [(_timed(first), _timed(second)) for _ in range(arguments.rounds)]
+        by_clock = sorted(theirs_clock / our_clock for (our_clock, _), (theirs_clock, _) in pairs)
+        by_processor = sorted(theirs_used / our_used for (_, our_used), (_, theirs_used) in pairs)
         report.add(
             work=work,
-            ours_ms=1e3 * sorted(a for a, _ in pairs)[len(pairs) // 2],
-            theirs_ms=1e3 * sorted(b for _, b in pairs)[len(pairs) // 2],
-            times_as_fast=ratios[len(ratios) // 2],
-            ratios=ratios,
+            ours_ms=1e3 * statistics.median(ours_clock for (ours_clock, _), _ in pairs),
+            theirs_ms=1e3 * statistics.median(theirs_clock for _, (theirs_clock, _) in pairs),
+            times_as_fast=statistics.median(by_clock),
+            by_processor_time=statistics.median(by_processor),
+            ratios={"clock": by_clock, "processor": by_processor},
             our_parameters=sum(p.numel() for p in ours.parameters()),
             their_parameters=sum(p.numel() for p in theirs.parameters()),
         )
     report.print()
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and processor time of all threads."""
+    clock, used = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - used
 
 
 def _training(

@@ -230,6 +230,9 @@ class UNet(nn.Module):
             embedding = embedding + condition
         embedding = F.silu(embedding)
         x = self.input(F.pixel_unshuffle(x, self.patch_size))
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            # On processors the convolutions are a seventh faster with the channels innermost, but not in 16 bits.
+            x = x.contiguous(memory_format=torch.channels_last)
         skips = [x]
         for i, stage in enumerate(self.down):
             x = stage(x, embedding, words, mask)
