@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import RESULTS, Report
+from harness import RESULTS, Report, clock_and_processor
 from torch import Tensor, nn
 
 from studio.devices import apply_threads
@@ -91,7 +90,7 @@ def main() -> None:
         ("DDIM sampling", our_sampling, their_sampling),
     ):
         first(), second()
-        pairs = [(_timed(first), _timed(second)) for _ in range(arguments.rounds)]
+        pairs = [(clock_and_processor(first), clock_and_processor(second)) for _ in range(arguments.rounds)]
         by_clock = sorted(theirs_clock / our_clock for (our_clock, _), (theirs_clock, _) in pairs)
         by_processor = sorted(theirs_used / our_used for (_, our_used), (_, theirs_used) in pairs)
         report.add(
@@ -105,13 +104,6 @@ def main() -> None:
             their_parameters=sum(p.numel() for p in theirs.parameters()),
         )
     report.print()
-
-
-def _timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and processor time of all threads."""
-    clock, used = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - clock, time.process_time() - used
 
 
 def _training(

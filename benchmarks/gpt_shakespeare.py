@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import DATA, RESULTS, Report, Timing, measure
+from harness import DATA, RESULTS, Report, Timing, clock_and_processor, measure
 from torch import Tensor, nn
 
 from studio.datasets import TextDataset, load_dataset
@@ -49,7 +49,8 @@ PROTOCOL = (
     "runs on a CPU); the variants take turns, {steps} steps each, {rounds} rounds, median of the rounds. Sampling: the "
     "default preset (57 M parameters, 60,198 words, random weights: the time does not depend on them), one text; time "
     "of one token, its draw included, behind 255 others (median); without a cache the window is computed anew, with "
-    "logits of its last position only. Wall-clock times; seed {seed}."
+    "logits of its last position only. Times by the clock, and ratios by processor time besides, which other programs "
+    "disturb less; {threads} thread(s); seed {seed}."
 )
 
 
@@ -142,7 +143,9 @@ def main() -> None:
     report = Report(
         "gpt_shakespeare",
         title="GPT on tinyshakespeare",
-        protocol=PROTOCOL.format(steps=arguments.round_steps, rounds=arguments.rounds, seed=arguments.seed),
+        protocol=PROTOCOL.format(
+            steps=arguments.round_steps, rounds=arguments.rounds, seed=arguments.seed, threads=torch.get_num_threads()
+        ),
         settings=vars(arguments),
         folder=arguments.results,
     )
@@ -161,16 +164,11 @@ def main() -> None:
 def _measure_loss(arguments: argparse.Namespace, report: Report) -> None:
     held_out = _text(arguments.data, "test")
     with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
-        run = train(
-            "gpt",
-            arguments.data,
-            preset=PRESET,
-            options=TrainOptions(output=Path(scratch), seed=arguments.seed, device="cpu", tensorboard=False),
-            observers=[ProgressLine()],
-            **{"steps": arguments.steps, **({} if arguments.lr is None else {"lr": arguments.lr})},
-        )
-        seconds = time.perf_counter() - started
+        options = TrainOptions(output=Path(scratch), seed=arguments.seed, device="cpu", tensorboard=False)
+        changes = {"steps": arguments.steps, **({} if arguments.lr is None else {"lr": arguments.lr})}
+        clock, used = time.perf_counter(), time.process_time()
+        run = train("gpt", arguments.data, preset=PRESET, options=options, observers=[ProgressLine()], **changes)
+        clock, used = time.perf_counter() - clock, time.process_time() - used
     model = run.plugin
     assert isinstance(model, TextGenerator)
     tokens = torch.tensor(model.tokenizer.encode(held_out))
@@ -184,14 +182,17 @@ def _measure_loss(arguments: argparse.Namespace, report: Report) -> None:
         characters=len(held_out),
         parameters=sum(p.numel() for p in model.network.parameters()),
         steps=run.step,
-        seconds=seconds,
+        seconds=clock,
+        cpu_seconds=used,
         sample=model.sample(1, ["ROMEO:"], torch.Generator().manual_seed(arguments.seed), max_tokens=400)[0],
     )
     peer = Peer(_characters(_text(arguments.data, "train")), arguments.steps, arguments.seed)
-    started = time.perf_counter()
-    for _ in range(arguments.steps):
-        peer.step()
-    seconds = time.perf_counter() - started
+
+    def steps() -> None:
+        for _ in range(arguments.steps):
+            peer.step()
+
+    clock, used = clock_and_processor(steps)
     report.add(
         what="held-out loss, peer",
         nats_a_character=_tiled_loss(peer, _characters(held_out)),
@@ -199,7 +200,8 @@ def _measure_loss(arguments: argparse.Namespace, report: Report) -> None:
         characters=len(held_out),
         parameters=sum(p.numel() for p in peer.parameters()),
         steps=arguments.steps,
-        seconds=seconds,
+        seconds=clock,
+        cpu_seconds=used,
     )
 
 
@@ -239,19 +241,28 @@ def _measure_speed(arguments: argparse.Namespace, report: Report) -> None:
     for step in variants.values():
         for _ in range(3):
             step()
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(arguments.rounds):
         for name, step in variants.items():
-            started = time.perf_counter()
-            for _ in range(arguments.round_steps):
-                step()
-            speeds[name].append(arguments.round_steps * BATCH * CONTEXT / (time.perf_counter() - started))
-    peer = speeds["nanoGPT's step"]
-    for name, rates in speeds.items():
+
+            def steps(step: Callable[[], object] = step) -> None:
+                for _ in range(arguments.round_steps):
+                    step()
+
+            spent[name].append(clock_and_processor(steps))
+    characters = arguments.round_steps * BATCH * CONTEXT
+    peer = spent["nanoGPT's step"]
+    for name, times in spent.items():
+        rates = [characters / clock for clock, _ in times]
+        by_clock, by_processor = (
+            statistics.median(theirs[kind] / ours[kind] for ours, theirs in zip(times, peer, strict=True))
+            for kind in (0, 1)
+        )
         report.add(
             what=f"training, {name}",
             characters_a_second=statistics.median(rates),
-            ratio=statistics.median(rate / other for rate, other in zip(rates, peer, strict=True)),
+            ratio=by_clock,
+            ratio_by_processor_time=by_processor,
             slowest=min(rates),
             fastest=max(rates),
         )
@@ -297,22 +308,22 @@ def _measure_sampling(report: Report) -> None:
         for token in text.split(1, dim=1):
             draw(reader.read(token))
 
-    def last(cached: bool) -> Timing:
-        """Time of the token at the end of a full context; reading the others does not count."""
-        seconds = []
+    def last(cached: bool) -> tuple[Timing, Timing]:
+        """Times of the token at the end of a full context, by the clock and the processor; reading the others does not
+        count."""
+        spent = []
         for _ in range(12):
             reader = Reader(network, 1, cached=cached)
             reader.read(text[:, :-1])
-            started = time.perf_counter()
-            draw(reader.read(text[:, -1:]))
-            seconds.append(time.perf_counter() - started)
-        return Timing(tuple(seconds[2:]))
+            spent.append(clock_and_processor(lambda reader=reader: draw(reader.read(text[:, -1:]))))  # type: ignore[misc]
+        return Timing(tuple(clock for clock, _ in spent[2:])), Timing(tuple(used for _, used in spent[2:]))
 
-    fast, slow = last(cached=True), last(cached=False)
+    (fast, fast_used), (slow, slow_used) = last(cached=True), last(cached=False)
     report.add(
         what="sampling a token at context 256, cached",
         ms_a_token=1000 * fast.median,
         ratio=slow.median / fast.median,
+        ratio_by_processor_time=slow_used.median / fast_used.median,
         timing=fast.to_dict(),
     )
     report.add(what="sampling a token at context 256, uncached", ms_a_token=1000 * slow.median, timing=slow.to_dict())
