@@ -16,7 +16,7 @@ linted := studio plugins examples tests benchmarks scenes scripts
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; done
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 $(VENV)/.installed: $(recipe)
 	@scripts/install.sh $(VENV)
@@ -52,6 +52,9 @@ docs: $(VENV)/.installed-dev ## Build the documentation into build/docs (with EX
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
 
+nerfstudio: ## Make an environment with nerfstudio (3.5 GB) and test the bridge to it
+	PYTHON="$(PYTHON)" scripts/check_nerfstudio.sh $(VENV)-nerfstudio
+
 lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
 	$(python) -m ruff check $(linted)
 	$(python) -m ruff format --check $(linted)
@@ -66,5 +69,5 @@ bench: $(VENV)/.installed ## Run the quick benchmarks; benchmarks/README.md list
 	$(python) benchmarks/cli_latency.py
 
 clean: ## Delete the environment and what the tools leave; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-nerfstudio build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find studio plugins tests benchmarks scenes scripts -name __pycache__ -type d -prune -exec rm -rf {} +

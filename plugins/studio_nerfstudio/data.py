@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from studio.plugin import Field, PhotoRequest, RayRequest, SceneInfo
-from studio.scene import PhotoStore, Scene
+from studio.scene import PhotoStore, PointCloud, Scene
 from studio.training.sources import SceneSource
 from studio_nerfstudio.parsers import to_scene
 
@@ -100,10 +100,6 @@ class StudioDataManager(FullImageDatamanager[InputDataset]):
 
 
 def _single_precision(scene: Scene) -> Scene:
-    from dataclasses import replace
-
-    from studio.scene import PointCloud
-
     points = None if scene.points is None else PointCloud(scene.points.xyz.float(), scene.points.rgb.float())
     frames = tuple(replace(f, camera=f.camera.to(dtype=torch.float32)) for f in scene.frames)
     return replace(scene, frames=frames, points=points, bounds=None if points is None else points.bounds())

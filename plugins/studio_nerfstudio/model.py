@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from studio.cameras import Cameras
 from studio.errors import StudioError
 from studio.metrics import psnr, ssim
-from studio.plugin import Field, PluginConfig, TrainingContext
+from studio.plugin import Field, PhotoRequest, PluginConfig, RayRequest, TrainingContext
 from studio.registry import find_plugin, load_plugin_class
+from studio.training.randomness import stream_seed
+from studio.training.sources import SceneSource
 from studio_nerfstudio.data import BATCH_KEY, INFO_KEY, StudioDataManager
 from studio_nerfstudio.parsers import to_studio_camera
 
@@ -67,7 +70,9 @@ class StudioModel(Model):
             raise StudioError(f"'{self.config.plugin}' is no Field, and nerfstudio trains scenes.")
         self.field = cls(self.config.field, info)
         self.step = 0
-        self._data: StudioDataManager | None = None
+        # Not the data manager itself, which is a module and would become a part of this one.
+        self._ask: Callable[[PhotoRequest | RayRequest], None] | None = None
+        self._source: SceneSource | None = None
         self._context: TrainingContext | None = None
         self._resumed: Mapping[str, Any] | None = None
 
@@ -80,23 +85,25 @@ class StudioModel(Model):
     ) -> list[TrainingCallback]:
         assert training_callback_attributes.pipeline is not None
         assert training_callback_attributes.trainer is not None
-        self._begin(training_callback_attributes.pipeline.datamanager, training_callback_attributes.trainer.config)
+        self._begin(training_callback_attributes.pipeline.datamanager, training_callback_attributes.trainer)
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._after_training),
         ]
 
-    def _begin(self, data: StudioDataManager, trainer: Any) -> None:
+    def _begin(self, data: StudioDataManager, trainer: Trainer) -> None:
         """Fill the Field from the photos, or take up a training where a checkpoint left it."""
-        device = self.device
+        device, seed = self.device, trainer.config.machine.seed
+        # A resumed training of nerfstudio goes on for max_num_iterations more.
+        steps = trainer._start_step + trainer.config.max_num_iterations
         photos = data.open_photos(self.field)
         assert data.source is not None
-        self.config.field.steps = trainer.max_num_iterations
-        generator = torch.Generator().manual_seed(trainer.machine.seed + _PLUGIN)
-        self._data = data
+        self.config.field.steps = steps
+        generator = torch.Generator().manual_seed(stream_seed(seed, _PLUGIN))
+        self._ask, self._source = data.ask, data.source
         self._context = TrainingContext(
-            total_steps=trainer.max_num_iterations,
-            seed=trainer.machine.seed,
+            total_steps=steps,
+            seed=seed,
             device=torch.device(device),
             generator=generator,
             step_cost=self.field.step_cost,
@@ -113,9 +120,9 @@ class StudioModel(Model):
             generator.set_state(self._resumed["generator"])
 
     def _before_step(self, step: int) -> None:
-        assert self._data is not None
+        assert self._ask is not None
         self.step = step
-        self._data.ask(self.field.batch_request(step))
+        self._ask(self.field.batch_request(step))
 
     def _after_training(self, step: int) -> None:
         self.field.finish_training()
@@ -190,11 +197,11 @@ class StudioModel(Model):
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
     def get_extra_state(self) -> dict[str, Any]:
-        if self._context is None or self._data is None or self._data.source is None:
+        if self._context is None or self._source is None:
             return {}
         return {
             "training": self.field.training_state(),
-            "source": self._data.source.state(),
+            "source": self._source.state(),
             "generator": self._context.generator.get_state(),
         }
 

@@ -10,7 +10,7 @@ from studio.errors import MissingDependencyError, StudioError
 
 if TYPE_CHECKING:
     from studio.readers import ReadOptions
-    from studio.scene import Scene
+    from studio.scene import Scene, Split
 
 _DEFAULT = "nerfstudio-data"
 
@@ -41,14 +41,18 @@ class NerfstudioReader:
         config.data = root if options.file is None else root / options.file
         if getattr(config, "load_3D_points", None) is False:
             config.load_3D_points = True
+        if hasattr(config, "colmap_path"):
+            places = [Path(options.model)] if options.model else [config.colmap_path, Path("sparse/0"), Path("sparse")]
+            config.colmap_path = next((place for place in places if (root / place).is_dir()), places[0])
+        if options.images is not None and hasattr(config, "images_path"):
+            config.images_path = Path(options.images)
         from studio_nerfstudio.parsers import to_scene, undo_parser
 
         parser = _guarded(self.name, root, config.setup)
-        outputs = {"train": _guarded(self.name, root, lambda: parser.get_dataparser_outputs(split="train"))}
-        # Parsers have a val or a test split, and most give the same photos for both.
-        outputs["test"] = _guarded(self.name, root, lambda: parser.get_dataparser_outputs(split="test"))
-        scene = to_scene({s: o for s, o in outputs.items() if o is not None}, root, format=self.name)  # type: ignore[misc]
-        return undo_parser(scene)
+        splits: tuple[Split, ...] = ("train", "test")
+        # A val split, where a parser has one, mostly shows the test photos again.
+        outputs = {s: _guarded(self.name, root, lambda s=s: parser.get_dataparser_outputs(split=s)) for s in splits}
+        return undo_parser(to_scene(outputs, root, format=self.name))
 
 
 def _parser_config(name: str) -> Any:

@@ -18,7 +18,7 @@ _LIBRARY: list[torch.library.Library] = []
 def register_missing() -> None:
     """Make torchvision importable; any other failure to import it is raised as it is."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
