@@ -50,7 +50,10 @@ def main(argv: Sequence[str], started: float) -> int:
         return int(importlib.import_module(_COMMANDS[argv[0]][0]).main(argv[1:], started))
     lines = "\n".join(f"  studio plugins {name} NAME: {about}" for name, (_, about) in _COMMANDS.items())
     request = parse(Plugins, argv, prog="studio plugins", description=f"{Plugins.__doc__}\n\nMore:\n{lines}")
-    entries = [*list_plugins(refresh=request.refresh), *list_extensions(refresh=request.refresh)]
+    entries: list[PluginEntry | ExtensionEntry] = [
+        *list_plugins(refresh=request.refresh),
+        *list_extensions(refresh=request.refresh),
+    ]
     if request.json:
         print_json([entry.to_dict() for entry in entries])
         return 0

@@ -13,8 +13,8 @@ import tyro
 from studio.cli.arguments import parse
 from studio.cli.console import out
 from studio.errors import StudioError
-from studio.extensions import list_extensions, load_extension
-from studio.registry import find_plugin, list_plugins, load_config_class, load_plugin_class
+from studio.extensions import ExtensionEntry, list_extensions, load_extension
+from studio.registry import PluginEntry, find_plugin, list_plugins, load_config_class, load_plugin_class
 
 
 @dataclass
@@ -34,7 +34,8 @@ def main(argv: Sequence[str], started: float) -> int:
     if not entries and not extensions:
         find_plugin(request.name)
     console = out()
-    broken = [entry for entry in (*entries, *extensions) if entry.status != "ok"]
+    found: list[PluginEntry | ExtensionEntry] = [*entries, *extensions]
+    broken = [entry for entry in found if entry.status != "ok"]
     for entry in broken:
         console.print(f"{entry.name} {entry.version} of {entry.distribution}, declared by {entry.value}", markup=False)
         console.print(f"  {entry.reason}", style="red", markup=False)
