@@ -40,7 +40,7 @@ class Viewer:
         self._runs_root = runs_root
         self._closed = False
         self.server.gui.configure_theme(
-            control_layout="collapsible", control_width="medium", dark_mode=True, show_logo=False,
+            control_width="medium", dark_mode=True, show_logo=False,
             show_share_button=False, brand_color=(56, 132, 214),
         )  # fmt: skip
         self.server.on_client_connect(self._arrived)
