@@ -85,7 +85,7 @@ def pack_gaussians(cloud: GaussianCloud, origin: np.ndarray) -> PackedGaussians:
         table[:, first : first + 1], table[:, second : second + 1] = low, extent
         planes += [*_quantised(part, low, extent, 0xFF).astype(np.uint8).T]
     raw = table.astype("<f4").tobytes() + b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
-    return PackedGaussians(count, degree, zlib.compress(raw, 9))
+    return PackedGaussians(count, degree, zlib.compress(raw, 6))
 
 
 def _chunked(values: np.ndarray, ufunc: np.ufunc) -> np.ndarray:

@@ -24,9 +24,11 @@ from studio.report.curves import panels_of, show_number
 from studio.report.document import Document, Picture, Row
 from studio.scene import Photo
 from studio.training.loaded import LoadedRun, evaluate_field, open_run
-from studio.training.previews import FILM, labelled_grid, scatter
+from studio.training.previews import FILM as PREVIEW_FILM
+from studio.training.previews import labelled_grid, scatter
 from studio.training.run import RunFolder
 from studio.training.sampling import draw_samples
+from studio.training.timelapse import FILM as TIMELAPSE
 
 _TILES = ("psnr", "ssim", "lpips", "fid", "kid", "class_accuracy", "perplexity", "nats_per_character", "bits_per_dim")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID", "kid": "KID × 1000"}
@@ -188,9 +190,10 @@ def _add_previews(document: Document, folder: RunFolder) -> None:
     texts = sorted(folder.previews.glob("step_*.txt"))
     if texts and not document.texts:
         document.texts.append((f"Preview at {texts[-1].stem}", texts[-1].read_text("utf-8", "replace")[:_TEXT_LENGTH]))
-    film = folder.path / FILM
-    if film.is_file() and film.stat().st_size <= _LARGEST_FILM:
-        document.film = film.read_bytes()
+    for name in (TIMELAPSE, PREVIEW_FILM):
+        film = folder.path / name
+        if document.film is None and film.is_file() and film.stat().st_size <= _LARGEST_FILM:
+            document.film = film.read_bytes()
 
 
 def _load(path: Path) -> Tensor | None:

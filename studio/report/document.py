@@ -95,7 +95,7 @@ def _parts(document: Document) -> list[str]:
     if document.film is not None:
         source = "data:video/mp4;base64," + base64.b64encode(document.film).decode("ascii")
         player = f'<video controls loop muted playsinline preload="metadata" src="{source}"></video>'
-        parts.append(_section("Film of the previews", "", player))
+        parts.append(_section("Film of the training", "", player))
     for title, about, heads, rows_of_table in document.tables:
         parts.append(_section(title, about, _table(heads, rows_of_table)))
     parts.append(f"<footer>{escape(document.footer)}</footer>")

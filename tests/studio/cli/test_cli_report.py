@@ -124,8 +124,12 @@ def test_of_generators(studio: Any, gauss_run: Path, tmp_path: Path, tmp_path_fa
     rows = page.pictures[0].mean(axis=(1, 2))
     assert rows[-len(rows) // 3 :].mean() > rows[: len(rows) // 3].mean() + 0.3
     assert page.captions[1:] == [f"step {step:08d}" for step in (1, 2, 3)]
+    (run.path / "timelapse.mp4").write_bytes(b"a film")
     assert studio("report", run.path, "--output", "none.html", "--no-samples").code == 0
-    assert "Samples" not in Page(Path("none.html")).texts["h2"]
+    page = Page(Path("none.html"))
+    assert "Samples" not in page.texts["h2"]
+    assert "Film of the training" in page.texts["h2"]
+    assert base64.b64encode(b"a film").decode() in page.source
 
 
 def test_texts_are_escaped_and_a_missing_plugin_is_no_obstacle(studio: Any, tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_controls(opened: Any, tmp_path: Path) -> None:
         "window.Worker = class { constructor() { throw new Error('no workers for files'); } };",
         "window.Worker = class { postMessage() { setTimeout(() => this.onerror(new Event('error'))); } };",
     ],
+    ids=["refused at once", "refused later"],
 )
 def test_browsers_that_give_files_no_workers(browser: Any, tmp_path: Path, worker: str) -> None:
     size = (96, 72)

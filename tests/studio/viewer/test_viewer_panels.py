@@ -57,6 +57,11 @@ def pixels(root: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
     return trained(root, "toy-pixels", file)
 
 
+@pytest.fixture(scope="module")
+def captioner(root: Path) -> LoadedRun:
+    return trained(root, "toy-nearest", "shapes:16", samples=60)
+
+
 @pytest.fixture
 def server() -> Iterator[viser.ViserServer]:
     running = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
@@ -181,8 +186,9 @@ def test_points_and_text(server: viser.ViserServer, root: Path, tmp_path_factory
     assert "<i>" not in texts._text.content
 
 
-def test_captions_of_samples_and_of_views(server: viser.ViserServer, root: Path, pixels: LoadedRun) -> None:
-    captioner = trained(root, "toy-nearest", "shapes:16", samples=60)
+def test_captions_of_samples(
+    server: viser.ViserServer, root: Path, pixels: LoadedRun, captioner: LoadedRun
+) -> None:  # fmt: skip
     assert captioner.path in caption_runs(root).values()
     panel = GeneratorPanel(server.gui, pixels)
     control(server, "Number").value = 3
@@ -202,10 +208,11 @@ def test_captions_of_samples_and_of_views(server: viser.ViserServer, root: Path,
     assert image_of(panel).shape != plain.shape
 
 
-def test_views_of_a_scene_are_described(server: viser.ViserServer, root: Path, tmp_path: Path) -> None:
+def test_views_of_a_scene_are_described(
+    server: viser.ViserServer, root: Path, captioner: LoadedRun, tmp_path: Path
+) -> None:
     from tiny_scenes import write_ring_scene
 
-    trained(root, "toy-nearest", "shapes:16", samples=60)
     scene = trained(root, "toy-rays", write_ring_scene(tmp_path / "ring"))
     panel = GeneratorPanel(server.gui, scene)
     assert panel._image is None
