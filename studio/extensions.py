@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from studio import __version__
 from studio.errors import StudioError
 from studio.plugin.spec import API_VERSION
 from studio.probing import Registration, declarations, import_target, registrations
@@ -30,12 +31,17 @@ class ExtensionPoint:
     """Names of the studio's own, which nobody else can take."""
 
 
-READERS = ("transforms", "blender", "colmap", "llff")
-"""The studio's readers, in the order of detection: a mip-NeRF 360 scene has a COLMAP model and LLFF poses, and the
-first says more."""
+READERS: Mapping[str, str] = {
+    "transforms": "transforms.json of nerfstudio and instant-ngp",
+    "blender": "transforms_train.json of Blender scenes such as NeRF-synthetic",
+    "colmap": "sparse models of COLMAP, binary or text",
+    "llff": "poses_bounds.npy",
+}
+"""The studio's readers and what they read, in the order of detection: a mip-NeRF 360 scene has a COLMAP model and LLFF
+poses, and the first says more."""
 
 POINTS: Mapping[str, ExtensionPoint] = {
-    "reader": ExtensionPoint("studio.readers", ("name", "detect", "read"), READERS),
+    "reader": ExtensionPoint("studio.readers", ("name", "detect", "read"), tuple(READERS)),
     "exporter": ExtensionPoint(
         "studio.exporters",
         ("name", "summary", "ending", "export"),
@@ -85,6 +91,14 @@ class ExtensionEntry:
             "status": self.status,
             "reason": self.reason,
         }
+
+
+def built_in_readers() -> list[ExtensionEntry]:
+    """The studio's own readers, as `studio plugins` lists them."""
+    return [
+        ExtensionEntry(name, "reader", f"studio.readers.{name}:READER", "neural-studio", __version__, summary, "ok", "")
+        for name, summary in READERS.items()
+    ]
 
 
 def list_extensions(kind: str | None = None, *, refresh: bool = False) -> list[ExtensionEntry]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from studio.cli.arguments import parse
 from studio.cli.console import out, print_json
 from studio.errors import StudioError
-from studio.extensions import ExtensionEntry, list_extensions
+from studio.extensions import ExtensionEntry, built_in_readers, list_extensions
 from studio.registry import PluginEntry, list_plugins
 
 _COMMANDS = {
@@ -52,6 +52,7 @@ def main(argv: Sequence[str], started: float) -> int:
     request = parse(Plugins, argv, prog="studio plugins", description=f"{Plugins.__doc__}\n\nMore:\n{lines}")
     entries: list[PluginEntry | ExtensionEntry] = [
         *list_plugins(refresh=request.refresh),
+        *built_in_readers(),
         *list_extensions(refresh=request.refresh),
     ]
     if request.json:

@@ -13,7 +13,7 @@ import tyro
 from studio.cli.arguments import parse
 from studio.cli.console import out
 from studio.errors import StudioError
-from studio.extensions import ExtensionEntry, list_extensions, load_extension
+from studio.extensions import ExtensionEntry, built_in_readers, list_extensions, load_extension
 from studio.registry import PluginEntry, find_plugin, list_plugins, load_config_class, load_plugin_class
 
 
@@ -31,7 +31,8 @@ def main(argv: Sequence[str], started: float) -> int:
     request = parse(Why, argv, prog="studio plugins why", positionals=1)
     entries = [entry for entry in list_plugins() if entry.name == request.name]
     extensions = [entry for entry in list_extensions() if entry.name == request.name]
-    if not entries and not extensions:
+    own = [entry for entry in built_in_readers() if entry.name == request.name]
+    if not entries and not extensions and not own:
         find_plugin(request.name)
     console = out()
     found: list[PluginEntry | ExtensionEntry] = [*entries, *extensions]
@@ -54,6 +55,6 @@ def main(argv: Sequence[str], started: float) -> int:
             console.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
             return 1
     console.print(f"{request.name}: nothing is wrong with it; it can be loaded.", markup=False)
-    if entries or any(entry.kind == "reader" for entry in extensions):
+    if entries or any(entry.kind == "reader" for entry in (*extensions, *own)):
         console.print(f"What it does: studio plugins check {request.name}", style="dim", markup=False)
     return 0

@@ -106,7 +106,8 @@ def get_reader(name: str) -> Reader:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in READERS:
-        return import_target(f"studio.readers.{name}:READER")  # type: ignore[no-any-return]
+        own: Reader = import_target(f"studio.readers.{name}:READER")
+        return own
     if name not in {entry.name for entry in list_extensions("reader")}:
         raise StudioError(f"There is no scene format '{name}'.", fix=f"Formats: {', '.join(reader_names())}.")
     reader: Reader = load_extension("reader", name)

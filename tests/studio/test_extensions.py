@@ -19,8 +19,9 @@ from studio.errors import StudioError
 from studio.export.exporter import Exporter
 from studio.export.geometry import GEOMETRY_FORMATS
 from studio.export.splat_formats import SPLAT_FORMATS
-from studio.extensions import POINTS, extension_names, list_extensions, load_extension
+from studio.extensions import POINTS, built_in_readers, extension_names, list_extensions, load_extension
 from studio.metrics import PhotoMetric
+from studio.probing import import_target
 from studio.readers import Reader
 from studio.registry import list_plugins
 from studio.training.start import TrainOptions, train
@@ -95,7 +96,9 @@ def test_names_of_the_studio_are_kept_free() -> None:
 
     assert {*GEOMETRY_FORMATS, *SPLAT_FORMATS} <= set(POINTS["exporter"].built_in)
     assert {*MOTIONS, *SPLITS} == set(POINTS["camera path"].built_in)
-    assert detect.READERS is POINTS["reader"].built_in
+    assert tuple(detect.READERS) == POINTS["reader"].built_in
+    for entry in built_in_readers():
+        assert isinstance(import_target(entry.value), Reader)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,7 @@ def test_broken_ones_are_listed_with_the_reason(
     assert listed["metric", "hangs"] == "broken"
     assert listed["exporter", "centers"] == "ok"
     assert listed["field", "splat"] == "ok"
+    assert listed["reader", "colmap"] == "ok"
     assert main(["plugins", "why", "raises"]) == 1
     assert "KeyError: 'where'" in capsys.readouterr().out
 
