@@ -11,6 +11,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from studio.plugin import Field, PhotoRequest, RayRequest, SceneInfo
+from studio.plugin.batches import Request
 from studio.scene import PhotoStore, PointCloud, Scene
 from studio.training.sources import SceneSource
 from studio_nerfstudio.parsers import to_scene
@@ -48,7 +49,7 @@ class StudioDataManager(FullImageDatamanager[InputDataset]):
         )
         self.photos: PhotoStore | None = None
         self.source: SceneSource | None = None
-        self._request: PhotoRequest | RayRequest = PhotoRequest()
+        self._request: Request = PhotoRequest()
         self.train_dataset.metadata[INFO_KEY] = self._scene_info()
 
     def open_photos(self, model: Field) -> PhotoStore:
@@ -64,7 +65,7 @@ class StudioDataManager(FullImageDatamanager[InputDataset]):
         self.source = SceneSource(self.photos, self.config.seed, torch.device(self.device))
         return self.photos
 
-    def ask(self, request: PhotoRequest | RayRequest) -> None:
+    def ask(self, request: Request) -> None:
         """What the next training batch shall hold."""
         self._request = request
 
@@ -80,7 +81,8 @@ class StudioDataManager(FullImageDatamanager[InputDataset]):
         if isinstance(self._request, RayRequest):
             return self._request.count
         width, height = self.scene.frames[0].camera.size
-        return width * height * self._request.count // self._request.downscale**2
+        downscale = self._request.downscale if isinstance(self._request, PhotoRequest) else 1
+        return width * height * self._request.count // downscale**2
 
     def _scene_info(self) -> SceneInfo:
         store = PhotoStore(self.scene.frames[:1], cache_bytes=0)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from studio.cameras import Cameras
 from studio.errors import StudioError
 from studio.metrics import psnr, ssim
-from studio.plugin import Field, PhotoRequest, PluginConfig, RayRequest, TrainingContext
+from studio.plugin import Field, PluginConfig, TrainingContext
+from studio.plugin.batches import Request
 from studio.registry import find_plugin, load_plugin_class
 from studio.training.randomness import stream_seed
 from studio.training.sources import SceneSource
@@ -71,7 +72,7 @@ class StudioModel(Model):
         self.field = cls(self.config.field, info)
         self.step = 0
         # Not the data manager itself, which is a module and would become a part of this one.
-        self._ask: Callable[[PhotoRequest | RayRequest], None] | None = None
+        self._ask: Callable[[Request], None] | None = None
         self._source: SceneSource | None = None
         self._context: TrainingContext | None = None
         self._resumed: Mapping[str, Any] | None = None
