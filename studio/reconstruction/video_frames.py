@@ -29,7 +29,7 @@ def count_frames(video: Path) -> int:
     Raises:
         StudioError: The file is no video that ffmpeg can read.
     """
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # type: ignore[import-untyped]
 
     try:
         frames, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
