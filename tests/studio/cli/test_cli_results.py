@@ -47,7 +47,7 @@ def test_depth_is_shown_in_units_of_the_input(ball_run: Path) -> None:
     # Normalising brings the ring of radius 2 to radius 1: half of what the input says.
     assert float(torch.linalg.det(run.scene.scene_from_input[:3, :3])) == pytest.approx(1 / 8, rel=1e-5)
     pictures = Pictures(run, run.cameras("train").rescale(8), ["depth"])
-    low, high = pictures._limits["depth"]
+    low, high = pictures.limits["depth"]
     # A ball of radius r seen from distance 1, in scene units: from 1 - r up to 1 - r^2 at the silhouette.
     assert 2 * 0.75 <= low < 1.52
     assert 1.8 < high <= 2 * 0.9375
