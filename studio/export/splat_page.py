@@ -27,6 +27,8 @@ from studio.export.gaussians import GaussianCloud
 from studio.export.splat_page_data import TABLE_COLUMNS, pack_gaussians
 from studio.files import atomic_write
 
+_SCRIPTS = ("order.js", "shaders.js", "data.js", "drawing.js", "camera.js", "page.js")
+"""Joined into one; later ones use what earlier ones define."""
 _LARGEST_TEXT = 480 << 20
 """Characters of the data; browsers have no strings much longer."""
 _FIRST_SIZE = (1280, 800)
@@ -103,7 +105,7 @@ def write_splat_page(path: str | os.PathLike[str], cloud: GaussianCloud, view: P
             fix="Reduce it with --max-gaussians or --sh-degree.",
         )
     facts = {"count": packed.count, "degree": packed.sh_degree, "columns": TABLE_COLUMNS, **_view_facts(view, origin)}
-    style, script = _part("page.css"), _part("page.js")
+    style, script = _part("page.css"), "".join(map(_part, _SCRIPTS))
     document = _part("page.html").format(
         title=html.escape(view.title),
         count=f"{packed.count:,}",
