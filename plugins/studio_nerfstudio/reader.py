@@ -29,12 +29,8 @@ class NerfstudioReader:
     def name(self) -> str:
         return f"nerfstudio:{self._parser}" if self._parser else "nerfstudio"
 
-    def variant(self, text: str) -> NerfstudioReader:
-        """The reader behind ``nerfstudio:TEXT``."""
-        return NerfstudioReader(text)
-
     def detect(self, root: Path) -> str | None:
-        return "only when asked for with --format nerfstudio:PARSER"
+        return "only when asked for by name"
 
     def read(self, root: Path, options: ReadOptions) -> Scene:
         config = _parser_config(self._parser or _DEFAULT)
@@ -90,4 +86,12 @@ def _guarded(name: str, root: Path, work: Any) -> Any:
         ) from error
 
 
-READER = NerfstudioReader()
+class NerfstudioParsers:
+    """All of nerfstudio's data parsers; see `studio.readers.ReaderFamily`."""
+
+    def variant(self, text: str) -> NerfstudioReader:
+        """The reader behind ``nerfstudio:TEXT``."""
+        return NerfstudioReader(text)
+
+
+PARSERS = NerfstudioParsers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -62,12 +63,19 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class ReaderFamily(Reader, Protocol):
-    """A reader that stands for several: ``--format NAME:VARIANT`` chooses one of them."""
+class ReaderFamily(Protocol):
+    """Readers that are only asked for by name, as ``--format FAMILY:VARIANT``; finding the format never tries them.
+
+    A distribution adds one by an entry point ``family = "package.module:OBJECT"`` in the group
+    ``studio.reader_families``.
+    """
 
     def variant(self, text: str) -> Reader:
-        """The reader behind ``NAME:text``; nothing is checked before it reads."""
+        """The reader behind ``FAMILY:text``; '' for the name of the family alone."""
 
+
+FAMILIES = "studio.reader_families"
+"""The group of entry points of reader families."""
 
 _REGISTERED: dict[str, Reader] = {}
 
@@ -92,23 +100,37 @@ def get_reader(name: str) -> Reader:
     """The reader of a format.
 
     Args:
-        name: One of `reader_names`, or NAME:VARIANT of a `ReaderFamily`.
+        name: One of `reader_names`, or FAMILY:VARIANT of a `ReaderFamily`.
 
     Raises:
         StudioError: There is none of this name, or the package that offers it cannot be used.
     """
-    base, colon, variant = name.partition(":")
-    if colon:
-        family = get_reader(base)
-        if not isinstance(family, ReaderFamily):
-            raise StudioError(f"The scene format '{base}' has no variants such as '{name}'.", fix=f"Use {base}.")
-        return family.variant(variant)
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in READERS:
         own: Reader = import_target(f"studio.readers.{name}:READER")
         return own
+    family, _, variant = name.partition(":")
+    for point in entry_points(group=FAMILIES):
+        if point.name == family:
+            return _load_family(point).variant(variant)
     if name not in {entry.name for entry in list_extensions("reader")}:
         raise StudioError(f"There is no scene format '{name}'.", fix=f"Formats: {', '.join(reader_names())}.")
     reader: Reader = load_extension("reader", name)
     return reader
+
+
+def _load_family(point: EntryPoint) -> ReaderFamily:
+    try:
+        family = point.load()
+    except Exception as error:  # a package can raise anything when it is imported
+        raise StudioError(
+            f"The readers '{point.name}' cannot be loaded from {point.value} ({type(error).__name__}: {error}).",
+            fix="Reinstall or update the package that offers them.",
+        ) from error
+    if not isinstance(family, ReaderFamily):
+        raise StudioError(
+            f"{point.value} is not a family of readers: it has no 'variant'.",
+            fix="Report this to the package that offers it.",
+        )
+    return family

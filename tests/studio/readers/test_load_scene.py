@@ -229,19 +229,39 @@ def test_two_thousand_photos_are_listed_without_decoding(tmp_path, pose, monkeyp
     assert {f.camera.size for f in scene.frames} == {(64, 48)}
 
 
-def test_a_family_of_readers_is_asked_for_by_variant(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from studio.readers.transforms import TransformsReader
+FAMILY_MODULE = """
+from studio.readers.transforms import TransformsReader
 
-    class Family(TransformsReader):
-        def __init__(self, which: str = "") -> None:
-            self.name = f"family:{which}" if which else "family"
+class Family(TransformsReader):
+    def __init__(self, which=""):
+        self.name = f"family:{which}" if which else "family"
 
-        def variant(self, text: str) -> Family:
-            return Family(text)
+    def variant(self, text):
+        return Family(text)
 
-    monkeypatch.setitem(registry._REGISTERED, "family", Family())
+FAMILY = Family()
+"""
+
+
+def test_a_family_of_readers_is_only_asked_for_by_name(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "families-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "a_family.py").write_text(FAMILY_MODULE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: families\nVersion: 1.0\n")
+    points = "family = a_family:FAMILY\nwrong = a_family:Family.__doc__\nlost = no_such_module:X\n"
+    (info / "entry_points.txt").write_text(f"[studio.reader_families]\n{points}")
+    monkeypatch.syspath_prepend(str(site))
     assert load_scene(tiny_scene, format="family:blue").format == "family:blue"
-    with pytest.raises(StudioError, match="'blender' has no variants"):
-        load_scene(tiny_scene, format="blender:blue")
-    with pytest.raises(StudioError, match="no scene format 'absent'"):
-        load_scene(tiny_scene, format="absent:blue")
+    assert load_scene(tiny_scene, format="family").format == "family"
+    assert "family" not in reader_names()
+    assert load_scene(tiny_scene).format == "transforms"
+    for name, message in (
+        ("wrong:x", "is not a family of readers"),
+        ("lost", r"'lost' cannot be loaded from no_such_module:X \(ModuleNotFoundError"),
+        ("blender:blue", "no scene format 'blender:blue'"),
+    ):
+        with pytest.raises(StudioError, match=message):
+            load_scene(tiny_scene, format=name)
