@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("loss", "speed", "sampling"), nargs="+", help="default: all three")
     parser.add_argument("--data", type=Path, default=DATA / "tinyshakespeare" / "input.txt")
     parser.add_argument("--steps", type=int, default=2000, help="of the training for the loss")
-    parser.add_argument("--lr", type=float, default=None, help="of our training; default: the preset's, as nanoGPT's")
+    parser.add_argument("--lr", type=float, default=None, help="of our training; default: the preset's")
     parser.add_argument("--rounds", type=int, default=15, help="of the speed comparison")
     parser.add_argument("--round-steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,41 +1,70 @@
-"""Pictures a second of the `shapes` data set at 64x64: scenes drawn, captions written, pictures rendered.
+"""How fast the `shapes` data set is made: scenes drawn, captions written, pictures rendered.
 
-Besides wall-clock time it prints the CPU time of one picture, which other work on the machine does not change.
+    python benchmarks/shapes.py
+    python benchmarks/shapes.py --sizes 32 64 128
+
+Writes results/shapes.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
+import statistics
 from pathlib import Path
 
+from harness import RESULTS, Report, clock_and_processor
+
 from studio.datasets.shapes import ShapesDataset, render_scenes
+from studio.devices import apply_threads
+
+PROTOCOL = (
+    "{count:,} pictures a round, {batch} at once: scenes and captions drawn, pictures rendered; kernels compiled. "
+    "Medians of {rounds} rounds; processor time is that of all threads together for one picture."
+)
+TARGET = 200
+_BATCH = 50
+
+
+def make(data: ShapesDataset, first: int, count: int) -> None:
+    """Draw and render so many pictures that no one asked for before."""
+    for start in range(first, first + count, _BATCH):
+        scenes = data.scenes(range(start, min(start + _BATCH, first + count)))
+        assert all(scene.caption for scene in scenes)
+        render_scenes(scenes, data.size)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/shapes.json"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64], help="sides of the pictures, pixels")
+    parser.add_argument("--count", type=int, default=500, help="pictures a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     arguments = parser.parse_args()
-    data = ShapesDataset(arguments.size, samples=arguments.count)
-    render_scenes(data.scenes(range(8)), arguments.size)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for start in range(0, arguments.count, 50):
-        scenes = data.scenes(range(start, min(start + 50, arguments.count)))
-        assert all(scene.caption for scene in scenes)
-        render_scenes(scenes, arguments.size)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    result = {
-        "size": arguments.size,
-        "pictures": arguments.count,
-        "pictures_per_second": round(arguments.count / wall, 1),
-        "cpu_milliseconds_per_picture": round(1000 * cpu / arguments.count, 3),
-    }
-    print(json.dumps(result, indent=2))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    apply_threads()
+    report = Report(
+        "shapes",
+        title="Pictures of the shapes data set",
+        protocol=PROTOCOL.format(count=arguments.count, batch=_BATCH, rounds=arguments.rounds),
+        settings=vars(arguments),
+        folder=arguments.results,
+    )
+    for size in arguments.sizes:
+        data = ShapesDataset(size, samples=(arguments.rounds + 1) * arguments.count)
+        make(data, 0, arguments.count)
+        spent = [
+            clock_and_processor(lambda i=i, data=data: make(data, i * arguments.count, arguments.count))  # type: ignore[misc]
+            for i in range(1, arguments.rounds + 1)
+        ]
+        rates = [arguments.count / clock for clock, _ in spent]
+        report.add(
+            size=size,
+            pictures_a_second=statistics.median(rates),
+            cpu_ms_a_picture=1000 * statistics.median(used for _, used in spent) / arguments.count,
+            slowest=min(rates),
+            fastest=max(rates),
+            target=f"at least {TARGET}",
+        )
+    report.print()
 
 
 if __name__ == "__main__":
