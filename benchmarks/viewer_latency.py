@@ -174,7 +174,8 @@ def in_browser(url: str, chromium: str, size: int, moves: int) -> dict[str, Any]
         )
         page = browser.new_page(viewport={"width": size, "height": size})
         page.add_init_script(_HOOK)
-        page.goto(url)
+        # On slow machines the page would draw with fewer pixels.
+        page.goto(f"{url}?fixedDpr=1")
         page.wait_for_function("window.pictures.length > 0", timeout=120_000)
         _until_quiet(page)
         x, y = size // 4, size * 3 // 4

@@ -75,14 +75,18 @@ def ball_cameras(count: int = 4) -> Cameras:
     return orbit(lens, count, center=(0.0, 0.0, 0.0), radius=2.0, elevation=0.3, start=(0.0, -1.0, 0.0))
 
 
-def ball_subject(folder: Path, *, scale: float = 2.0) -> Subject:
-    """The balls with four photos of them; the frame of the input is `scale` times as large, and moved."""
+def ball_subject(folder: Path, *, scale: float = 2.0, photo_gain: float = 1.0) -> Subject:
+    """The balls with four photos of them, `photo_gain` times as bright.
+
+    The frame of the input is `scale` times as large, and moved.
+    """
     cloud = ball_cloud()
     field = field_of_gaussians(cloud, device="cpu")
     frames = []
     for index, camera in enumerate(ball_cameras()):
         path = folder / f"photo_{index}.png"
-        save_picture(path, field.render(camera, ("rgb",), background=torch.tensor(BACKGROUND))["rgb"])
+        rgb = field.render(camera, ("rgb",), background=torch.tensor(BACKGROUND))["rgb"]
+        save_picture(path, photo_gain * rgb)
         frames.append(Frame(path.name, path, camera, "train" if index else "test"))
     input_from_scene = torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64))
     input_from_scene[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
