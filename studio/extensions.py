@@ -31,6 +31,9 @@ class ExtensionPoint:
     """Names of the studio's own, which nobody else can take."""
 
 
+PROBE_SECONDS = 60.0
+"""How long importing an extension may take; most import torch, which on a busy machine is slow."""
+
 READERS: Mapping[str, str] = {
     "transforms": "transforms.json of nerfstudio and instant-ngp",
     "blender": "transforms_train.json of Blender scenes such as NeRF-synthetic",
@@ -110,7 +113,12 @@ def list_extensions(kind: str | None = None, *, refresh: bool = False) -> list[E
     kinds = {point.group: name for name, point in POINTS.items()}
     found = registrations(tuple(kinds))
     answers = declarations(
-        found, "studio.extensions:describe", version=API_VERSION, cache="extensions.json", refresh=refresh
+        found,
+        "studio.extensions:describe",
+        version=API_VERSION,
+        cache="extensions.json",
+        seconds=PROBE_SECONDS,
+        refresh=refresh,
     )
     entries = [_entry(kinds[r.group], r, answer) for r, answer in zip(found, answers, strict=True)]
     entries.sort(key=lambda entry: (entry.kind, entry.name, entry.distribution))

@@ -18,10 +18,9 @@ import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-PROBE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def registrations(groups: Sequence[str]) -> list[Registration]:
 
 
 def declarations(
-    asked: Sequence[Registration], describe: str, *, version: str, cache: str, refresh: bool = False
+    asked: Sequence[Registration], describe: str, *, version: str, cache: str, seconds: float, refresh: bool = False
 ) -> list[dict[str, Any]]:
     """What each registration declares.
 
@@ -80,6 +79,7 @@ def declarations(
             plain data, or raises.
         version: Of what it declares itself against; another one makes everything be read again.
         cache: Name of the file that remembers the answers of this kind.
+        seconds: How long reading one may take.
         refresh: Forget what is remembered.
 
     Returns:
@@ -90,31 +90,32 @@ def declarations(
     prints = {r: r.fingerprint(version) for r in asked}
     unknown = [r for r in prints if prints[r] not in known]
     if unknown:
-        for registration, answer in probe(unknown, describe).items():
+        for registration, answer in probe(unknown, describe, seconds).items():
             known[prints[registration]] = answer
         _write(file, {p: known[p] for p in prints.values()})
     return [known[prints[r]] for r in asked]
 
 
-def probe(asked: Iterable[Registration], describe: str) -> dict[Registration, dict[str, Any]]:
-    """Read declarations in subprocesses, as many at once as there are processors, each killed after `PROBE_SECONDS`.
+def probe(asked: Iterable[Registration], describe: str, seconds: float) -> dict[Registration, dict[str, Any]]:
+    """Read declarations in subprocesses, as many at once as there are processors, each killed after so many seconds.
 
     More at once would take the time limit from each other.
     """
     waiting = list(asked)
     with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as threads:
-        return dict(zip(waiting, threads.map(lambda registration: _ask(registration, describe), waiting), strict=True))
+        answers = threads.map(partial(_ask, describe=describe, seconds=seconds), waiting)
+        return dict(zip(waiting, answers, strict=True))
 
 
-def _ask(registration: Registration, describe: str) -> dict[str, Any]:
+def _ask(registration: Registration, describe: str, seconds: float) -> dict[str, Any]:
     about = [getattr(registration, name) for name in ("name", "value", "distribution", "version", "group")]
     # Without bytecode: a new __pycache__ in site-packages would look like an installation, and all be read again.
     command = [sys.executable, "-B", "-m", "studio.probing", describe, *about]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return {
-            "reason": f"importing {registration.value} did not finish within {PROBE_SECONDS:.0f} s "
+            "reason": f"importing {registration.value} did not finish within {seconds:.0f} s "
             "(studio plugins --refresh tries again)"
         }
     try:

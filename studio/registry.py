@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GROUP = "studio.plugins"
 ENVIRONMENT = "STUDIO_PLUGINS"
+PROBE_SECONDS = 20.0
+"""How long importing a declaration, which is strings only, may take."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,12 @@ def list_plugins(*, refresh: bool = False) -> list[PluginEntry]:
     """Every registered plugin, sorted by name, broken ones with their reason. Imports no plugin and no torch."""
     found = _registrations()
     answers = declarations(
-        found, "studio.registry:describe", version=API_VERSION, cache="plugins.json", refresh=refresh
+        found,
+        "studio.registry:describe",
+        version=API_VERSION,
+        cache="plugins.json",
+        seconds=PROBE_SECONDS,
+        refresh=refresh,
     )
     entries = [_entry(registration, answer) for registration, answer in zip(found, answers, strict=True)]
     by_name: dict[str, list[PluginEntry]] = {}

@@ -113,7 +113,7 @@ def test_what_is_asked_of_each_is_what_its_protocol_says(kind: str, protocol: ty
 def test_broken_ones_are_listed_with_the_reason(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(probing, "PROBE_SECONDS", 6.0)
+    monkeypatch.setattr(extensions, "PROBE_SECONDS", 6.0)
     install_extensions(site, "bad-things", BAD)
     (site / "it_hangs.py").write_text("import time; time.sleep(600)")
     (site / "it_raises.py").write_text("raise KeyError('where')")

@@ -28,7 +28,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_thirty_plugins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "PROBE_SECONDS", 12.0)
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 12.0)
     expected = install_thirty(site)
     assert len(expected) == 30
     listed = {entry.name: entry for entry in registry.list_plugins()}
@@ -41,7 +41,7 @@ def test_thirty_plugins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed["plain-00"].version == "1.0"
 
     # From now on the answers are remembered: no process is started, no plugin and no torch imported.
-    def refuse(registrations: object, describe: str) -> dict[object, object]:
+    def refuse(*_: object) -> dict[object, object]:
         raise AssertionError("a remembered plugin was read again")
 
     monkeypatch.setattr(probing, "probe", refuse)

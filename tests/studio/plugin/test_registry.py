@@ -47,7 +47,7 @@ def entries() -> dict[str, registry.PluginEntry]:
 
 
 def test_each_kind_of_breakage_is_told_and_the_rest_works(plugins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "PROBE_SECONDS", 6.0)
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 6.0)
     plugins("works", good("works"))
     plugins("raises", "raise RuntimeError('at import')")
     plugins("needs", "import a_package_that_is_not_there")
@@ -111,7 +111,7 @@ def test_declarations_are_remembered_until_the_file_changes(
     assert entries()["memo"].status == "ok"
     probed: list[str] = []
     original = probing.probe
-    monkeypatch.setattr(probing, "probe", lambda rs, how: probed.extend(r.name for r in rs) or original(rs, how))
+    monkeypatch.setattr(probing, "probe", lambda rs, *how: probed.extend(r.name for r in rs) or original(rs, *how))
     assert entries()["memo"].status == "ok"
     assert probed == []
     module = tmp_path / "plugin_of_memo.py"
