@@ -86,7 +86,8 @@ class Comparison:
             if drawer is not None:
                 render = drawer.draw(self.camera.rescale(inner), look, overtaken=overtaken)
             behind = torch.tensor(look.background)
-            self._kept = ((size, look), *(to_uint8(_centred(p, size, behind)) for p in (photo, render)))
+            left, right = (to_uint8(_centred(p, size, behind)) for p in (photo, render))
+            self._kept = ((size, look), left, right)
         assert self._kept is not None
         _, left, right = self._kept
         return parted(left, right, self._share() if drawer is not None else 1.0)

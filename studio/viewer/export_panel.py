@@ -12,6 +12,7 @@ import viser
 from studio.errors import StudioError
 from studio.export.geometry import GEOMETRY_FORMATS, GeometryOptions, export_geometry
 from studio.export.splat_formats import SPLAT_ENDINGS, SPLAT_FORMATS, write_gaussians
+from studio.viewer.controls import put
 from studio.viewer.jobs import Job
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class ExportPanel:
 
     def _start(self, event: viser.GuiEvent) -> None:
         self._button.disabled = True
-        self._progress.value, self._progress.visible = 0.0, True
+        put(self._progress, 0.0)
+        self._progress.visible = True
         self._result.content = "writing..."
         format = self._format.value
         self._stage.jobs.start(
@@ -111,7 +113,7 @@ class ExportPanel:
             nonlocal done
             job.check()
             done += 1
-            self._progress.value = 100 * done / views
+            put(self._progress, 100 * done / views)
 
         drawer.turns.run(
             lambda: export_geometry(

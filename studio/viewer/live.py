@@ -17,6 +17,7 @@ from studio.training.randomness import undisturbed
 from studio.training.start import Prepared
 from studio.viewer.access import Access
 from studio.viewer.app import Viewer
+from studio.viewer.controls import put
 from studio.viewer.subject import subject_of_training
 from studio.viewer.turns import TrainingTurns
 
@@ -152,7 +153,7 @@ class TrainingViewer(Observer):
             facts.append(f"loss {figures['loss']:.4f}")
         facts += [f"{v:,} {name}" if isinstance(v, int) else f"{name} {v}" for name, v in status.items()]
         self._status.content = " · ".join(facts)
-        self._bar.value = 100 * min(step / trainer.settings.total_steps, 1.0)
+        put(self._bar, 100 * min(step / trainer.settings.total_steps, 1.0))
         # What people look at first comes first.
         for name, curve in sorted(self._curves.items(), key=lambda item: (item[0] != "psnr", item[0] != "loss")):
             if len(curve.steps) < 2:

@@ -42,14 +42,14 @@ class LookPanel:
         self._box_handle: viser.BoxHandle | None = None
         self._shown_limits: tuple[str, str, tuple[float, float]] | None = None
         self.largest_side = _SIDE
-        background = tuple(round(255 * c) for c in subject.background)
+        red, green, blue = (round(255 * c) for c in subject.background)
         outputs = drawer.outputs if drawer is not None else ()
         size = float((subject.box[1] - subject.box[0]).norm())
         self._speed = gui.add_markdown("", visible=drawer is not None)
         self._output = gui.add_dropdown("Output", outputs or ("rgb",), initial_value="rgb", visible=len(outputs) > 1)
         self._color_map = gui.add_dropdown("Colours", COLOR_MAPS, initial_value="turbo", visible=False)
         self._scale = gui.add_html("", visible=False)
-        self._background = gui.add_rgb("Background", background, visible=drawer is not None)
+        self._background = gui.add_rgb("Background", (red, green, blue), visible=drawer is not None)
         fov = min(max(round(2 * math.degrees(subject.first_view().fov)) / 2, 5.0), 120.0)
         self._fov = gui.add_slider("Field of view", 5.0, 120.0, 0.5, fov, hint="Vertical, in degrees")
         self._side = gui.add_dropdown(

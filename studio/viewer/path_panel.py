@@ -18,6 +18,7 @@ from studio.cameras import CameraPath, Cameras, Keyframe, KeyframePath, read_cam
 from studio.cameras.keyframes import EASINGS
 from studio.cameras.poses import matrix_to_quaternion
 from studio.errors import StudioError
+from studio.viewer.controls import put
 from studio.viewer.jobs import Job
 from studio.viewer.subject import camera_in_input, camera_in_scene
 from studio.viewer.video import render_video
@@ -166,15 +167,15 @@ class PathPanel:
         options = tuple(str(i + 1) for i in range(count)) or ("-",)
         if tuple(self._which.options) != options:
             self._which.options = options
-        self._which.value = options[self.selected]
+        put(self._which, options[self.selected])
         self._folder.visible = count > 0
         if count:
             key = self.path.keyframes[self.selected]
-            self._seconds.value = round(key.seconds, 3)
-            self._easing.value = key.easing
-            self._fov.value = round(math.degrees(key.fov_y), 1)
+            put(self._seconds, round(key.seconds, 3))
+            put(self._easing, key.easing)
+            put(self._fov, round(math.degrees(key.fov_y), 1))
         self._seconds.visible = self._easing.visible = self.selected > 0 or self.path.closed
-        self._closed.value = self.path.closed
+        put(self._closed, self.path.closed)
         usable = count > 1
         self._scrub.visible = self._play.visible = usable
         self._video.visible = usable and self._stage.drawer is not None
@@ -365,7 +366,8 @@ class PathPanel:
                 self._result.content = f"**Not rendered:** {error}"
                 return
             fps, look, ending, client = self.fps, self._stage.look, str(self._format.value), event.client
-            self._progress.value, self._progress.visible, self._stop.visible = 0.0, True, True
+            put(self._progress, 0.0)
+            self._progress.visible = self._stop.visible = True
             self._record.disabled = True
             self._result.content = f"rendering {len(cameras)} pictures..."
 
@@ -382,7 +384,7 @@ class PathPanel:
             self._job = self._stage.jobs.start(work, failed=self._failed, ended=self._render_ended)
 
     def _advance(self, share: float) -> None:
-        self._progress.value = round(100 * share, 1)
+        put(self._progress, round(100 * share, 1))
 
     def _failed(self, text: str) -> None:
         self._result.content = f"**Not rendered:** {text}"

@@ -13,6 +13,7 @@ from studio.errors import StudioError
 from studio.scene import Frame, PhotoStore
 from studio.scene.resample import resize_area
 from studio.viewer.compare import Comparison
+from studio.viewer.controls import put
 
 if TYPE_CHECKING:
     from studio.viewer.stage import Stage
@@ -121,7 +122,7 @@ class PhotoPanel:
         if session is None or session.view is None:
             return
         frame: Frame = self._frames[index]
-        self._name.value = frame.name
+        put(self._name, frame.name)
         try:
             photo = self._photos[index]
         except StudioError as error:

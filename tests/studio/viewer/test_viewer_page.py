@@ -28,7 +28,7 @@ from studio.viewer.stage import Stage
 from studio.viewer.subject import Subject
 
 CANVAS = (960, 540)
-_FREE = (slice(90, 520), slice(10, 580))
+_FREE = (slice(170, 520), slice(10, 580))
 """Rows and columns of the canvas that neither the panel nor a note covers."""
 PHOTO_GAIN = 0.7
 _FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
