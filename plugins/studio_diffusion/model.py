@@ -16,6 +16,7 @@ from studio.datasets import Dataset
 from studio.devices import Precision, precision_for, select
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleRequest, TrainingContext
+from studio.plugin.latents import path_between
 from studio_diffusion.conditions import vocabulary_of
 from studio_diffusion.config import DiffusionConfig, DiffusionSampling
 from studio_diffusion.editing import EDIT_MODES, edit_start
@@ -230,14 +231,8 @@ class DiffusionModel(Generator):
             else:
                 one = None if condition is None else condition[:1]
                 ends.append(self.encode(given[None], one, **options)[0])
-        share = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        angle = torch.acos(torch.cosine_similarity(ends[0], ends[1], dim=0).clamp(-1, 1))
-        if angle < 1e-4:
-            between = torch.lerp(ends[0], ends[1], share)
-        else:
-            # Straight lines would pass through noise of less variance than the network has ever seen.
-            between = (torch.sin((1 - share) * angle) * ends[0] + torch.sin(share * angle) * ends[1]) / torch.sin(angle)
-        return self.decode(between, condition, **options)
+        # Straight lines would pass through noise of less variance than the network has ever seen.
+        return self.decode(path_between(*ends, steps, spherical=True), condition, **options)
 
     @torch.no_grad()
     def edit(

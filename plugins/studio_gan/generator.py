@@ -16,6 +16,7 @@ from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
 from studio.plugin.conditions import class_weights
+from studio.plugin.latents import path_between
 from studio.plugin.modes import evaluating
 from studio.plugin.needs import check_picture_range
 from studio.plugin.padding import crop_to, pad_to
@@ -35,7 +36,7 @@ from studio_gan.fully_connected import (
     PointDiscriminator,
     PointGenerator,
 )
-from studio_gan.latent import Boundary, arithmetic, edit_boundary, interpolate, invert
+from studio_gan.latent import Boundary, arithmetic, edit_boundary, invert
 from studio_gan.losses import clip_weights, discriminator_loss, generator_loss, gradient_penalty
 from studio_gan.progressive import (
     ProgressiveDiscriminator,
@@ -311,10 +312,9 @@ class GanGenerator(Generator):
             ends.append(z[0])
             classes.append(known)
         if weights is None and classes[0] is not None and classes[1] is not None:
-            t = torch.linspace(0, 1, steps, device=self.device)[:, None]
-            weights = (1 - t) * classes[0] + t * classes[1]
+            weights = path_between(classes[0][0], classes[1][0], steps)
         with torch.no_grad():
-            return self._leave(self._run(interpolate(ends[0], ends[1], steps, spherical=spherical), weights))
+            return self._leave(self._run(path_between(ends[0], ends[1], steps, spherical=spherical), weights))
 
     def latent_arithmetic(
         self,

@@ -1,4 +1,4 @@
-"""Moving about in latent space: inversion, interpolation, arithmetic, and directions that edit an attribute.
+"""Moving about in latent space: inversion, arithmetic, and directions that edit an attribute.
 
 Sources: Zhu et al., "Generative Visual Manipulation on the Natural Image Manifold", 2016 (inversion); Radford et al.,
 "Unsupervised Representation Learning with Deep Convolutional GANs", 2016 (arithmetic); Shen et al., "Interpreting the
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -55,23 +54,6 @@ def invert(
         best = error.argmin(0)
         each = torch.arange(count, device=z.device)
         return z.detach().reshape(restarts, count, -1)[best, each], error[best, each]
-
-
-def interpolate(
-    start: Float[Tensor, " d"], end: Float[Tensor, " d"], steps: int, *, spherical: bool = False
-) -> Float[Tensor, "steps d"]:
-    """Latents from `start` to `end`, both included.
-
-    Straight: z_t = (1 − t) z_0 + t z_1. Spherical: along the great circle, so that the length stays near that of a
-    normal draw, whose mass lies on a shell.
-    """
-    t = torch.linspace(0, 1, steps, device=start.device)[:, None]
-    if spherical:
-        cosine = F.cosine_similarity(start, end, dim=0).clamp(-1, 1)
-        angle = cosine.acos()
-        if float(angle.sin()) > 1e-4:
-            return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
-    return (1 - t) * start + t * end
 
 
 def arithmetic(

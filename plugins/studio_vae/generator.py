@@ -16,6 +16,7 @@ from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
 from studio.plugin.conditions import class_weights
+from studio.plugin.latents import path_between
 from studio.plugin.needs import check_picture_range
 from studio.plugin.padding import crop_to, pad_to
 from studio_vae.autoencoder import (
@@ -247,10 +248,9 @@ class VaeGenerator(Generator):
                 code = code if self._variational else self.codes.draw(code)
             codes.append(code)
             classes.append(known)
-        t = torch.linspace(0, 1, steps, device=self.device)[:, None]
         if weights is None and classes[0] is not None and classes[1] is not None:
-            weights = (1 - t) * classes[0] + t * classes[1]
-        return self._leave(self._mean(self._decoded((1 - t) * codes[0] + t * codes[1], weights)))
+            weights = path_between(classes[0][0], classes[1][0], steps)
+        return self._leave(self._mean(self._decoded(path_between(codes[0][0], codes[1][0], steps), weights)))
 
     @torch.no_grad()
     def log_likelihood(

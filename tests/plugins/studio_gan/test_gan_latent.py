@@ -1,11 +1,11 @@
-"""Latent space: inversion finds what was generated, paths end where they should, boundaries part what they must."""
+"""Latent space: inversion finds what was generated, boundaries part what they must."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from studio_gan.latent import arithmetic, edit_boundary, interpolate, invert
+from studio_gan.latent import arithmetic, edit_boundary, invert
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,17 +33,6 @@ def test_inversion_works_without_gradients_around_it() -> None:
     with torch.no_grad():
         z, _ = invert(lambda v: v, torch.ones(1, 2), torch.zeros(1, 1, 2), steps=200, prior_weight=0.0)
     torch.testing.assert_close(z, torch.ones(1, 2), atol=0.02, rtol=0)
-
-
-def test_straight_and_round_paths() -> None:
-    start, end = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    straight, around = interpolate(start, end, 5), interpolate(start, end, 5, spherical=True)
-    torch.testing.assert_close(straight[1], torch.tensor([0.75, 0.25]))
-    torch.testing.assert_close(around.norm(dim=1), torch.ones(5))
-    for path in (straight, around):
-        torch.testing.assert_close(path[[0, -1]], torch.stack([start, end]))
-    # Parallel vectors span no circle.
-    torch.testing.assert_close(interpolate(start, 2 * start, 3, spherical=True)[1], 1.5 * start)
 
 
 def test_arithmetic_by_hand() -> None:

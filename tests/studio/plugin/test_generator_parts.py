@@ -1,4 +1,4 @@
-"""What the contract offers to generators: needs of data, borders, classes as rows, and evaluation for a while."""
+"""What the contract offers to generators: needs of data, borders, classes as rows, paths, evaluation for a while."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from studio.datasets import load_dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo
 from studio.plugin.conditions import class_weights
+from studio.plugin.latents import path_between
 from studio.plugin.modes import evaluating
 from studio.plugin.needs import DataNeeds, check_picture_range
 from studio.plugin.padding import crop_to, pad_to
@@ -84,3 +85,14 @@ def test_evaluating_puts_the_mode_back() -> None:
     with pytest.raises(KeyError), evaluating(network):
         raise KeyError
     assert not network.training
+
+
+def test_straight_and_round_paths() -> None:
+    start, end = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    straight, around = path_between(start, end, 5), path_between(start, end, 5, spherical=True)
+    torch.testing.assert_close(straight[1], torch.tensor([0.75, 0.25]))
+    torch.testing.assert_close(around.norm(dim=1), torch.ones(5))
+    for path in (straight, around):
+        torch.testing.assert_close(path[[0, -1]], torch.stack([start, end]))
+    # Parallel vectors span no circle.
+    torch.testing.assert_close(path_between(start, 2 * start, 3, spherical=True)[1], 1.5 * start)
