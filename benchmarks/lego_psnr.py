@@ -25,7 +25,8 @@ WHITE = (1.0, 1.0, 1.0)
 ALPHA, RANDOM = "visual hull of the alpha", "random, alpha not used"
 PROTOCOL = (
     "NeRF-synthetic Lego, 100 training photos, the 25 test photos that are every 8th of the 200; RGBA photos reduced "
-    "from 800x800 by an area filter of {downscale:g}, then composited on white. The budget is wall-clock time from "
+    "from 800x800 by an area filter of {downscale:g}, then composited on white; training photos at another offset of "
+    "whole pixels each time, so that all of the 800x800 is learnt from, test photos at none. The budget is wall-clock time from "
     "the start of the process `studio train`, with its defaults: loading the program, reading, first Gaussians, "
     "previews and checkpoints count; compiling the kernels does not (a short run before fills their cache). The last "
     "checkpoint is measured afterwards: mean of the photos' PSNR and SSIM, renders clamped and rounded to 8 bits; seed "
