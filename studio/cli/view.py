@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ def main(argv: Sequence[str], started: float) -> int:
     from studio.viewer.subject import Subject, open_subject
 
     apply_threads()
+    # A service manager ends it as orderly as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     access = Access.make(request.page.host, request.page.token)
     found = open_subject(request.what, device=request.device, reader=request.reader.to_dict())
     viewer = Viewer(access, request.page.port, runs_root=_runs_root(request.what), device=request.device)
