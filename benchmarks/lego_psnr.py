@@ -27,10 +27,10 @@ PROTOCOL = (
     "NeRF-synthetic Lego, 100 training photos, the 25 test photos that are every 8th of the 200; RGBA photos reduced "
     "from 800x800 by an area filter of {downscale:g}, then composited on white; training photos at another offset of "
     "whole pixels each time, so that all of the 800x800 is learnt from, test photos at none. The budget is wall-clock "
-    "time from the start of the process `studio train`, with its defaults: loading the program, reading, first Gaussians, "
-    "previews and checkpoints count; compiling the kernels does not (a short run before fills their cache). The last "
-    "checkpoint is measured afterwards: mean of the photos' PSNR and SSIM, renders clamped and rounded to 8 bits; seed "
-    "{seed}; nothing was chosen by looking at test photos. '"
+    "time from the start of the process `studio train`, with its defaults: loading the program, reading, first "
+    "Gaussians, previews and checkpoints count; compiling the kernels does not (a short run before fills their cache). "
+    "The last checkpoint is measured afterwards: mean of the photos' PSNR and SSIM, renders clamped and rounded to 8 "
+    "bits; seed {seed}; nothing was chosen by looking at test photos. '"
     + RANDOM
     + "': --initial random, alpha serves only to composite the photos."
 )
