@@ -38,10 +38,12 @@ fi
 # The command itself, as a user runs it.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-for method in studio-splat studio-ngp; do
-    echo "== ns-train $method"
-    "$venv/bin/python" tests/bridge/run_nerfstudio.py ns-train "$method" --data scenes/tabletop --output-dir "$work" \
-        --vis tensorboard --max-num-iterations 20 --steps-per-eval-image 0 --steps-per-eval-all-images 0 \
+for method in "studio-splat" "studio-ngp --pipeline.model.field.samples 8192"; do
+    read -r method options <<<"$method"
+    echo "== ns-train $method $options"
+    # shellcheck disable=SC2086  # options are several words
+    "$venv/bin/python" tests/bridge/run_nerfstudio.py ns-train "$method" $options --data scenes/tabletop \
+        --output-dir "$work" --vis tensorboard --max-num-iterations 20 --steps-per-eval-image 0 --steps-per-eval-all-images 0 \
         --viewer.quit-on-train-completion True nerfstudio-data >"$work/$method.log" 2>&1 ||
         { tail -n 30 "$work/$method.log" >&2; exit 1; }
     ls "$work/tabletop/$method"/*/nerfstudio_models/*.ckpt
