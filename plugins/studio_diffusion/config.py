@@ -29,7 +29,7 @@ class DiffusionConfig(PluginConfig):
             "precision": "bf16",
         },
         "shapes": {
-            "steps": 4_500,
+            "steps": 12_000,
             "batch": 32,
             "channels": 64,
             "multipliers": (1, 2, 2),
