@@ -232,7 +232,7 @@ class DiffusionModel(Generator):
                 one = None if condition is None else condition[:1]
                 ends.append(self.encode(given[None], one, **options)[0])
         # Straight lines would pass through noise of less variance than the network has ever seen.
-        return self.decode(path_between(*ends, steps, spherical=True), condition, **options)
+        return self.decode(path_between(ends[0], ends[1], steps, spherical=True), condition, **options)
 
     @torch.no_grad()
     def edit(
