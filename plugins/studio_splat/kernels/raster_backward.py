@@ -224,10 +224,15 @@ def rasterize_backward(
     # `touched` says which rows of the last call are to be cleared, so all three belong together, one set a layout.
     layout = f"backward.{feature_planes}"
     blocks = -(-count // GRADIENT_BLOCK)
-    cleared = max(blocks, workspace.capacity(f"{layout}.touched"))
+    flagged = workspace.capacity(f"{layout}.touched")
+    cleared = max(blocks, flagged)
     touched = workspace.array(f"{layout}.touched", (cleared,), np.uint8)
     rows = workspace.array(f"{layout}.rows", (cleared * GRADIENT_BLOCK, RECORD))
     feature_rows = workspace.array(f"{layout}.features", (cleared * GRADIENT_BLOCK, feature_planes))
+    if blocks > flagged:
+        # The flags are new and know of nothing, but the rows may have had the room and still hold what was.
+        rows.fill(0.0)
+        feature_rows.fill(0.0)
     bounds = workspace.array("backward.bounds", (threads + 1,), np.int64)
     slot = workspace.array("backward.slot", (count,), np.int32)
     shared = workspace.array("backward.shared", (count,), np.int32)

@@ -340,6 +340,17 @@ def test_reused_workspace_carries_nothing_over() -> None:
                 np.testing.assert_array_equal(results[0][2].features, results[1][2].features)
 
 
+def test_growing_workspace_carries_nothing_over() -> None:
+    # Buffers grow by a quarter, each rounded on its own, so at some of these counts one grows and another does not.
+    workspace, size = Workspace(), 16
+    background, seen = np.zeros(3, np.float32), np.ones((3, size, size), np.float32)
+    for blocks in range(1, 40):
+        records = random_records(16 * blocks, size, size, seed=blocks, settle=False)
+        results = [run(records, size, size, background, seen, None, w) for w in (workspace, Workspace())]
+        assert _bits(results[0]) == _bits(results[1])
+        run(records, size, size, background, 1e6 * seen, None, workspace)
+
+
 def test_touched_flags_cover_all_gradients_and_only_visible_blocks() -> None:
     records, width, height, background, v_image = _big_scene()
     records[1600:] = 0.0
