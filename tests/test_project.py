@@ -75,8 +75,12 @@ def test_every_package_is_found_by_setuptools() -> None:
     places = PYPROJECT["tool"]["setuptools"]["package-dir"]
     assert {name: ROOT / place for name, place in places.items()} == {package.name: package for package in packages}
     for package in packages:
-        assert (package / "py.typed").is_file()
-        assert PYPROJECT["tool"]["setuptools"]["package-data"][package.name] == ["py.typed"]
+        patterns = PYPROJECT["tool"]["setuptools"]["package-data"][package.name]
+        shipped = {path for pattern in patterns for path in package.glob(pattern)}
+        files = [path for path in package.rglob("*.*") if path.is_file() and "__pycache__" not in path.parts]
+        data = {path for path in files if path.suffix != ".py"}
+        assert package / "py.typed" in data
+        assert shipped == data
 
 
 def test_engine_imports_no_plugin() -> None:

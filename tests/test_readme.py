@@ -52,7 +52,9 @@ def test_studio_commands_parse(
     for argument in arguments:
         _make_generator_run(tmp_path, argument)
     module = importlib.import_module(command_line.COMMANDS[name][0])
-    home = importlib.import_module("studio.cli.train_arguments") if name == "train" else module
+    homes = {"train": "studio.cli.train_arguments", "data process": "studio.cli.data_process"}
+    elsewhere = homes.get(name) or homes.get(f"{name} {arguments[0]}")
+    home = importlib.import_module(elsewhere) if elsewhere else module
 
     def parse_and_stop(*positional: Any, **named: Any) -> None:
         parse(*positional, **named)
