@@ -132,19 +132,24 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def exclude_unseen(self, cameras: Cameras) -> None:
-        """Declare empty for good all cells whose centre no camera sees: nothing could correct what grows there.
+        """Declare empty for good all cells that no camera sees: nothing could correct what grows there.
+
+        Cells are asked about eight at a time, by the corner that they share.
 
         Args:
             cameras: The training cameras, one batch axis.
         """
+        half = self.resolution // 2
+        middle = torch.full((half**3, 3), 0.5, device=self.density.device)
         for level in range(self.levels):
-            flat = self.density[level].view(-1)
-            for begin in range(0, flat.numel(), _POINTS_AT_ONCE):
-                unseen = torch.arange(begin, min(begin + _POINTS_AT_ONCE, flat.numel()), device=flat.device)
-                for i in range(len(cameras)):
-                    middle = torch.full((len(unseen), 3), 0.5, device=flat.device)
-                    unseen = unseen[~cameras[i].sees(self._points(level, unseen, middle))]
-                flat[unseen] = -1.0
+            points = self._points(level, torch.arange(half**3, device=self.density.device), middle, half)
+            unseen = torch.arange(half**3, device=points.device)
+            for camera in cameras:
+                unseen = unseen[~camera.sees(points[unseen])]
+            hidden = torch.zeros(half**3, dtype=torch.bool, device=points.device)
+            hidden[unseen] = True
+            groups = hidden.view(half, 1, half, 1, half, 1).expand(half, 2, half, 2, half, 2)
+            self.density[level].view(half, 2, half, 2, half, 2)[groups] = -1.0
         self.set_cells(self.cells & (self.density >= 0))
 
     @torch.no_grad()
@@ -345,8 +350,9 @@ class OccupancyGrid(nn.Module):
         mask[1:, inner, inner, inner] = False
         return mask
 
-    def _points(self, level: int, index: Tensor, within: Tensor) -> Float[Tensor, "m 3"]:
-        r = self.resolution
+    def _points(self, level: int, index: Tensor, within: Tensor, r: int | None = None) -> Float[Tensor, "m 3"]:
+        """Points within cells (parts of a cell) of a level cut into r cells a side, by default the grid's own."""
+        r = r or self.resolution
         cell = torch.stack([index // (r * r), index // r % r, index % r], dim=-1)
         unit = (cell + within) * (2.0 / r) - 1.0
         centre, half = 0.5 * (self.box[0] + self.box[1]), 0.5 * (self.box[1] - self.box[0])

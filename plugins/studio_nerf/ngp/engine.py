@@ -31,6 +31,9 @@ class RayTargets:
     """What the colour network sees of each ray; with ``requires_grad`` its gradient is computed."""
     loss_limit: float
     distortion: float
+    bend: float = 0.0
+    """The distortion loss counts a distance t as t / (1 + bend t): in full near the camera, ever less beyond 1 / bend.
+    Told in plain lengths, what is far would be pulled before what is near, and a background never be found."""
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class CpuEngine:
         view = targets.view.detach().numpy()
         view_gradient = np.zeros(view.shape if targets.view.requires_grad else (0, view.shape[1]), np.float32)
         rays = len(view)
-        options = np.array([targets.loss_limit, 1 / (3 * rays), targets.distortion / rays], np.float32)
+        options = np.array([targets.loss_limit, 1 / (3 * rays), targets.distortion / rays, targets.bend], np.float32)
         sums = train_rays(
             visible.features, visible.index, visible.rays, visible.offsets, visible.lengths, visible.middles, view,
             targets.rgb.numpy(), targets.background.numpy(), options, weights, _transposed(weights), scratch, gradients,

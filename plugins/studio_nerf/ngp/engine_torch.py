@@ -98,7 +98,8 @@ class TorchEngine:
         shown = packed_composite(weights, rgb, samples) + left[:, None] * targets.background
         loss = torch.nn.functional.huber_loss(shown, targets.rgb, delta=targets.loss_limit)
         if targets.distortion > 0:
-            loss = loss + targets.distortion * packed_distortion_loss(weights, samples).mean()
+            bent = _bent(samples, targets.bend)
+            loss = loss + targets.distortion * packed_distortion_loss(weights, bent).mean()
         return loss, (shown.detach().clamp(0, 1) - targets.rgb).square().mean()
 
     def step(
@@ -132,3 +133,10 @@ class TorchEngine:
     def trained(self) -> Mapping[str, Tensor]:
         """The parameters by the names that `LazyAdam` knows."""
         return {"encoding.table": self.encoding.table, **self.shading.named_matrices()}
+
+
+def _bent(samples: PackedSamples, bend: float) -> PackedSamples:
+    """The same intervals where distances t count as t / (1 + bend t), to first order around their middles."""
+    part = 1 / (1 + bend * samples.midpoints)
+    middles, halves = samples.midpoints * part, 0.5 * samples.lengths * part.square()
+    return PackedSamples(samples.offsets, middles - halves, middles + halves)

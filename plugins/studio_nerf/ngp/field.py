@@ -88,7 +88,7 @@ class NgpField(Field):
             "appearance", nn.Parameter(torch.zeros(photos, APPEARANCE)) if config.appearance else None
         )
         self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
-        self._schedule = Schedule(config, lengthen=self.space.contracted)
+        self._schedule = Schedule(config, foggy=self.space.contracted, levels=self.space.levels)
         self._engine: Engine | None = None
         self._adam: LazyAdam | None = None
         self._context: TrainingContext | None = None
@@ -142,7 +142,7 @@ class NgpField(Field):
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
         self._adam = LazyAdam(self._trained())
-        self._schedule = Schedule(self.config, lengthen=self.space.contracted)
+        self._schedule = Schedule(self.config, foggy=self.space.contracted, levels=self.space.levels)
 
     def _trained(self) -> dict[str, Tensor]:
         """All parameters, by the names under which their moments are kept."""
@@ -163,15 +163,14 @@ class NgpField(Field):
         self._schedule.load_state(state["schedule"])
 
     def batch_request(self, step: int) -> RayRequest:
-        return RayRequest(self._schedule.rays())
+        return RayRequest(self._schedule.rays(step))
 
     def training_step(self, batch: RayBatch, step: int) -> dict[str, float | Tensor]:
         if self._context is None or self._adam is None:
             raise RuntimeError("setup_training must be called before training")
         config, generator = self.config, self._context.generator
         thin = self._schedule.least_thickness(step, self.space.least_thickness)
-        # A new field is about equally thin everywhere, which says nothing about where it will be empty.
-        if step > 0 and step % config.grid_every == 0:
+        if self._schedule.updates_grid(step):
             self._update_grid(thin, generator)
         drawn = len(batch.origins)
         jitter = torch.rand(drawn, generator=generator).to(batch.origins)
@@ -194,7 +193,8 @@ class NgpField(Field):
             background=background[:n],
             view=view.detach().contiguous().requires_grad_(bool(own)),
             loss_limit=config.loss_limit,
-            distortion=self.space.distortion,
+            distortion=self._schedule.distortion(step, self.space.distortion),
+            bend=self.space.bend,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
         rates = Rates(config.lr * factor, config.lr_networks * factor)

@@ -20,9 +20,16 @@ _MOST_MARCHED = 12
 """Marched samples of a step, as a multiple of those wanted; rays beyond wait for a grid that knows more."""
 _WARMUP = 20
 """Steps over which the learning rate rises."""
-_SHORTEST_REACH, _LONGEST_REACH = 64, 1024
+_SHORTEST_REACH, _SHORTEST_IN_FOG, _LONGEST_REACH = 64, 128, 1024
 _REACHED, _REACH_MARGIN = 0.995, 2.0
 """Share of the rays whose last visible sample counts, and by how much more is looked at."""
+_FOGGY_STEPS, _FORMING_STEPS, _LOOSE = 250, 400, 0.25
+"""Steps in which the distortion loss has this share of its weight, and those in which it then rises: surfaces that a
+strong one forms out of fog stay where they first were, before anything behind them."""
+_SMALL, _FULL_STEPS = 0.25, 800
+"""Least share of a batch, and the steps until whole ones: fog needs many steps and hardly minds their noise."""
+_SETTLED_STEPS = 768
+"""Steps after which the occupancy grid is looked at less often."""
 _HAZY_STEPS = 256
 """Steps before haze is cleared away."""
 _WIDEST = 8.0
@@ -39,15 +46,18 @@ class Schedule:
 
     Args:
         config: Of the field.
-        lengthen: Whether steps are longer while light goes a long way.
+        foggy: Whether the field begins as fog among the cameras: steps are then longer while light goes a long way,
+            the first batches smaller, and the distortion loss weaker at first.
+        levels: Of the occupancy grid, all of which an update looks at.
     """
 
-    def __init__(self, config: NgpConfig, *, lengthen: bool = False) -> None:
+    def __init__(self, config: NgpConfig, *, foggy: bool = False, levels: int = 1) -> None:
         self.config = config
+        self._foggy, self._levels = foggy, levels
         self.samples_a_ray = _FIRST_SAMPLES_A_RAY
         """Samples of a ray that light reaches, a moving mean."""
         self._last_seen = float(_LONGEST_REACH)
-        self.stride = _WIDEST if lengthen else 1.0
+        self.stride = _WIDEST if foggy else 1.0
         """Length of marching steps, in those of rendering. Light goes a long way through the fog that a field among
         cameras begins as, and the fog is smooth: long steps through it leave time for many more rays."""
 
@@ -61,9 +71,21 @@ class Schedule:
         """Optical thickness of a sample that is worth looking at: everything, until surfaces have begun to form."""
         return final if step >= _HAZY_STEPS else 0.0
 
-    def rays(self) -> int:
-        """Rays of the next step."""
-        count = int(self.config.samples / self.samples_a_ray) // _RAY_MULTIPLE * _RAY_MULTIPLE
+    def distortion(self, step: int, final: float) -> float:
+        """Weight of the distortion loss."""
+        formed = min(max((step - _FOGGY_STEPS) / _FORMING_STEPS, 0.0), 1.0)
+        return final * (_LOOSE + (1 - _LOOSE) * formed) if self._foggy else final
+
+    def updates_grid(self, step: int) -> bool:
+        """Whether a step begins with a look at the occupancy grid."""
+        # A new field is about equally thin everywhere, which says nothing about where it will be empty.
+        every = self.config.grid_every * (self._levels if step >= _SETTLED_STEPS else 1)
+        return step > 0 and step % every == 0
+
+    def rays(self, step: int) -> int:
+        """Rays of a step."""
+        share = min(max(step / _FULL_STEPS, _SMALL), 1.0) if self._foggy else 1.0
+        count = int(share * self.config.samples / self.samples_a_ray) // _RAY_MULTIPLE * _RAY_MULTIPLE
         return min(max(count, _FEWEST_RAYS), _MOST_RAYS)
 
     def affordable(self, samples: PackedSamples) -> int:
@@ -77,7 +99,8 @@ class Schedule:
     @property
     def reach(self) -> int:
         """Occupied samples of a ray that are looked at; behind them light has ended for nearly all rays."""
-        return min(max(math.ceil(_REACH_MARGIN * self._last_seen), _SHORTEST_REACH), _LONGEST_REACH)
+        shortest = _SHORTEST_IN_FOG if self._foggy else _SHORTEST_REACH
+        return min(max(math.ceil(_REACH_MARGIN * self._last_seen), shortest), _LONGEST_REACH)
 
     def observe(self, step: int, marched: PackedSamples, visible: PackedSamples, chosen: Int[Tensor, " k"]) -> None:
         """Take note of where on the rays of this step the light ended.

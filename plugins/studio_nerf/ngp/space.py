@@ -33,8 +33,8 @@ _FINER = 0.5
 """Steps among cameras are so much shorter: what is seen from near needs steps of about a pixel."""
 _HAZE = 0.002
 """Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
-_DISTORTION = 6e-3
-"""Weight of the distortion loss among cameras where none is chosen."""
+_DISTORTION = 0.024
+"""Weight of the distortion loss among cameras where none is chosen, once surfaces have formed."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
 
@@ -52,6 +52,7 @@ class Space:
         near: Distance at which rays begin.
         least_thickness: Optical thickness of a step that is worth looking at; thinner haze is cleared away.
         distortion: Weight of the distortion loss.
+        bend: Of the distances that it compares (`RayTargets.bend`).
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Space:
     near: float
     least_thickness: float = 0.0
     distortion: float = 0.0
+    bend: float = 0.0
 
     @classmethod
     def build(cls, config: NgpConfig, info: SceneInfo) -> Space:
@@ -94,6 +96,7 @@ class Space:
             _NEAR_SHARE * half,
             least_thickness=_HAZE,
             distortion=_DISTORTION if config.distortion is None else config.distortion,
+            bend=1 / half,
         )
 
     @property

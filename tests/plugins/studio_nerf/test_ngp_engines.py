@@ -64,11 +64,13 @@ def make_rays(seed: int = 4) -> tuple[Tensor, Tensor, PackedSamples]:
     return origins, directions, PackedSamples(offsets, starts, starts + lengths)
 
 
-def make_targets(view: int, *, distortion: float = 0.0, with_view: bool = False, dtype: torch.dtype) -> RayTargets:
+def make_targets(
+    view: int, *, distortion: float = 0.0, bend: float = 0.0, with_view: bool = False, dtype: torch.dtype
+) -> RayTargets:
     generator = torch.Generator().manual_seed(6)
     rgb, background = torch.rand(2, RAYS, 3, generator=generator)
     seen = torch.randn(RAYS, view, generator=generator).to(dtype)
-    return RayTargets(rgb.to(dtype), background.to(dtype), seen.requires_grad_(with_view), 0.2, distortion)
+    return RayTargets(rgb.to(dtype), background.to(dtype), seen.requires_grad_(with_view), 0.2, distortion, bend)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
@@ -184,8 +186,8 @@ def test_what_lies_behind_a_surface_is_not_encoded() -> None:
     assert few.count <= sum(calls) < 0.8 * len(samples)
 
 
-@pytest.mark.parametrize(("view", "distortion"), [(16, 0.0), (32, 0.5)])
-def test_training_gradients_match_autograd_in_double(view: int, distortion: float, threads: int) -> None:
+@pytest.mark.parametrize(("view", "distortion", "bend"), [(16, 0.0, 0.0), (32, 0.5, 0.0), (16, 0.5, 0.8)])
+def test_training_gradients_match_autograd_in_double(view: int, distortion: float, bend: float, threads: int) -> None:
     encoding, shading, space = make_model(view=view)
     origins, directions, samples = make_rays()
     fast, slow = CpuEngine(encoding, shading, space), TorchEngine(encoding, shading, space)
@@ -193,7 +195,7 @@ def test_training_gradients_match_autograd_in_double(view: int, distortion: floa
     assert visible.count == len(samples)
 
     reference = slow.visible(samples, origins.double(), directions.double(), 0.0, 0.0)
-    targets = make_targets(view, distortion=distortion, with_view=True, dtype=torch.float64)
+    targets = make_targets(view, distortion=distortion, bend=bend, with_view=True, dtype=torch.float64)
     features = encoding(reference.places).detach().requires_grad_()
     encoding_forward, slow.encoding = slow.encoding, _Fixed(features)  # type: ignore[assignment]
     loss, error = slow.losses(reference, targets, reference.places)
@@ -207,8 +209,8 @@ def test_training_gradients_match_autograd_in_double(view: int, distortion: floa
     view_gradient = np.zeros((RAYS, view), np.float32)
     longest = int(np.diff(visible.offsets).max())
     scratch = np.empty((threads, scratch_size(16, weights, longest)), np.float32)
-    single = make_targets(view, distortion=distortion, dtype=torch.float32)
-    options = np.array([0.2, 1 / (3 * RAYS), distortion / RAYS], np.float32)
+    single = make_targets(view, distortion=distortion, bend=bend, dtype=torch.float32)
+    options = np.array([0.2, 1 / (3 * RAYS), distortion / RAYS, bend], np.float32)
     sums = train_rays(
         visible.features, visible.index, visible.rays, visible.offsets, visible.lengths, visible.middles,
         single.view.numpy(), single.rgb.numpy(), single.background.numpy(), options, weights, transposed, scratch,

@@ -29,6 +29,7 @@ from studio.training.start import Prepared, TrainOptions, prepare, prepare_resum
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.corrections import centred, corrected_rays
 from studio_nerf.ngp.field import NgpField
+from studio_nerf.ngp.schedule import Schedule
 
 RADIUS = 0.6
 SMALL: dict[str, Any] = {
@@ -451,3 +452,18 @@ def test_image_values_are_used_as_stored(trained: Prepared) -> None:
     assert np.mean([score.psnr for score in scores]) > 24
     shown = trained.loaded().field.render(store.camera(0), background=torch.ones(3))["rgb"]
     assert abs(float(shown.mean() - store.get(0).composited((1.0, 1.0, 1.0)).mean())) < 0.02
+
+
+def test_training_begins_gently_where_it_begins_in_fog() -> None:
+    config = NgpConfig(samples=65_536, grid_every=16)
+    foggy, clear = Schedule(config, foggy=True, levels=3), Schedule(config)
+    assert [foggy.rays(step) for step in (0, 400, 800, 5000)] == [256, 256, 256, 256]
+    foggy.samples_a_ray = clear.samples_a_ray = 16.0
+    assert [foggy.rays(step) for step in (0, 400, 800, 5000)] == [1024, 2048, 4096, 4096]
+    assert [clear.rays(step) for step in (0, 5000)] == [4096, 4096]
+    assert [foggy.distortion(step, 8.0) for step in (0, 250, 450, 650, 5000)] == [2.0, 2.0, 5.0, 8.0, 8.0]
+    assert clear.distortion(0, 8.0) == 8.0
+    assert [step for step in range(40) if foggy.updates_grid(step)] == [16, 32]
+    # Once settled, every so many times more seldom as there are levels to look at.
+    assert [step for step in range(960, 1060) if foggy.updates_grid(step)] == [960, 1008, 1056]
+    assert [step for step in range(960, 1000) if clear.updates_grid(step)] == [960, 976, 992]

@@ -59,6 +59,7 @@ def _composite_ray(
     light = _ONE
     r, g, b = _ZERO, _ZERO, _ZERO
     mass, moment = _ZERO, _ZERO
+    limit, scale, spread, bend = options[0], options[1], options[2], options[3]
     for s in range(first, end):
         w = light * element(scratch, alpha + s)
         light -= w
@@ -68,12 +69,12 @@ def _composite_ray(
         g += w * element(scratch, green + s)
         b += w * element(scratch, blue + s)
         mass += w
-        moment += w * element(middles, sample + s - first)
+        t = element(middles, sample + s - first)
+        moment += w * t / (_ONE + bend * t)
     r += light * background[ray, 0]
     g += light * background[ray, 1]
     b += light * background[ray, 2]
     # Huber's loss, mean over the channels of all rays.
-    limit, scale, spread = options[0], options[1], options[2]
     er, eg, eb = r - target[ray, 0], g - target[ray, 1], b - target[ray, 2]
     gr, gg, gb = min(max(er, -limit), limit), min(max(eg, -limit), limit), min(max(eb, -limit), limit)
     half = f32(0.5)
@@ -92,11 +93,14 @@ def _composite_ray(
         cr, cg, cb = element(scratch, red + s), element(scratch, green + s), element(scratch, blue + s)
         worth = gr * cr + gg * cg + gb * cb
         if spread > _ZERO:
-            # Mip-NeRF 360 (Barron et al., 2022), equation 15: pairs of intervals by distance, and each by its length.
+            # Mip-NeRF 360 (Barron et al., 2022), equation 15: pairs of intervals by distance, and each by its length;
+            # distances t counted as t / (1 + bend t).
             t = element(middles, sample + s - first)
+            part = _ONE / (_ONE + bend * t)
+            t *= part
             mass_front, moment_front = mass - mass_behind - w, moment - moment_behind - w * t
             pairs = t * (mass_front - mass_behind) - (moment_front - moment_behind)
-            own = w * delta * f32(1.0 / 3.0)
+            own = w * delta * part * part * f32(1.0 / 3.0)
             distortion += w * (pairs + own)
             worth += f32(2.0) * spread * (pairs + own)
             mass_behind += w
@@ -284,7 +288,7 @@ def train_rays(
         view: (n, v), what the colour network sees of a ray; v a multiple of 16.
         target: (n, 3), colours to reproduce.
         background: (n, 3), colours behind the rays.
-        options: Huber's limit, the loss's scale, and the weight of the distortion loss.
+        options: Huber's limit, the loss's scale, the weight of the distortion loss, and the bend of its distances.
         weights: The layers' matrices.
         transposed: Their transposes.
         scratch: (workers, at least `scratch_size`).
