@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 def train(data: Path, gaussians: int, steps: int, options: TrainOptions) -> Prepared:
     """A short training towards a number of Gaussians, at full photo size from the first step."""
-    settings = SplatConfig(steps=steps, max_gaussians=gaussians, coarse_levels=0, refine_stop=0.7)
+    settings = SplatConfig(steps=steps, max_gaussians=gaussians, gaussians_per_step=0, coarse_levels=0, refine_stop=0.7)
     job = prepare("splat", data, settings, options)
     job.train()
     return job
