@@ -14,7 +14,6 @@ import argparse
 import math
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -135,7 +134,7 @@ def _opened(path: Path) -> GaussianCloud:
 
 @contextmanager
 def served(file: Path) -> Iterator[str]:
-    """`studio view` on a file, by its address; ended with Ctrl-C."""
+    """`studio view` on a file, by its address; ended at last."""
     command = [sys.executable, "-m", "studio", "view", str(file), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -146,7 +145,7 @@ def served(file: Path) -> Iterator[str]:
             raise RuntimeError("studio view printed no address")
         yield found.group()
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 
