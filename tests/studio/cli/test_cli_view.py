@@ -69,7 +69,13 @@ def test_it_serves_prints_its_address_and_ends_by_an_interrupt(tmp_path: Path) -
     command = [sys.executable, "-m", "studio", "view", str(path), "--port", "0", "--host", "127.0.0.1",
                "--token", "a-token-of-some-length"]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Tests that a shell runs in the background inherit from it that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None
