@@ -122,12 +122,12 @@ def test_splats_train_with_density_control_resume_and_load(tmp_path: Path) -> No
 
 
 def test_hash_grids_train(tmp_path: Path) -> None:
-    options = {"samples": 16384, "steps_across": 128, "grid_resolution": 32, "log2_rows": 13}
-    trainer, losses, metrics = run(config_of("studio-ngp", tmp_path, 60, **options))
-    assert mean(losses, 50, 60) < 0.7 * mean(losses, 0, 5)
-    assert mean({s: m["psnr"] for s, m in metrics.items()}, 50, 60) > mean(
-        {s: m["psnr"] for s, m in metrics.items()}, 0, 5
-    )
+    # The first batches are a quarter of it.
+    options = {"samples": 65536, "steps_across": 128, "grid_resolution": 32, "log2_rows": 13}
+    trainer, losses, metrics = run(config_of("studio-ngp", tmp_path, 100, **options))
+    assert mean(losses, 90, 100) < 0.7 * mean(losses, 0, 5)
+    psnr = {step: values["psnr"] for step, values in metrics.items()}
+    assert mean(psnr, 90, 100) > mean(psnr, 0, 5)
     # The number of rays is what the Field asked for, not a constant.
     assert len({m["rays"] for m in metrics.values()}) > 5
     assert trainer.pipeline.datamanager.get_train_rays_per_batch() != 80 * 80
