@@ -68,6 +68,10 @@ class Viewer:
             self._clear()
             self._turns = turns or LockedTurns()
             self._stage = Stage(self.server, subject, self._turns, live=turns is not None, header=header)
+            panel = _optional(_GENERATOR_PANEL, "GeneratorPanel") if turns is None and subject.run is not None else None
+            if panel is not None:
+                with self.server.gui.add_folder("Describe", expand_by_default=False):
+                    panel(self.server.gui, subject.run)
             self._mount_runs()
             for client in self.server.get_clients().values():
                 self._stage.arrived(client)
