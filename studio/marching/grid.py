@@ -96,6 +96,10 @@ class OccupancyGrid(nn.Module):
     @property
     def cells(self) -> Bool[Tensor, "levels r r r"]:
         """Which cells are occupied."""
+        if self.words.device.type == "cpu":
+            cells = np.empty(self.density.shape, np.bool_)
+            occupancy.unpack(self.words.numpy(), cells)
+            return torch.from_numpy(cells)
         bits = (self.words[..., None] >> torch.arange(64, device=self.words.device)) & 1
         blocks = self.words.shape[1]
         parts = bits.bool().view(self.levels, blocks, blocks, blocks, BLOCK, BLOCK, BLOCK)
@@ -104,8 +108,14 @@ class OccupancyGrid(nn.Module):
     @property
     def occupied_share(self) -> float:
         """Share of the cells that points can fall into (not those that a finer level answers for) that is occupied."""
-        reachable = self._reachable()
-        return float((self.cells & reachable).sum() / reachable.sum())
+        inner = self._inner()
+        cells = self.cells
+        full, reachable = int(cells.count_nonzero()), cells.numel()
+        if self.levels > 1:
+            # The inner part of a level belongs to the next finer one.
+            hidden = cells[1:, inner, inner, inner]
+            full, reachable = full - int(hidden.count_nonzero()), reachable - hidden.numel()
+        return full / reachable
 
     def occupied(self, points: Float[Tensor, "*b 3"]) -> Bool[Tensor, "*b"]:
         """Whether points lie in occupied cells; False outside the outermost level."""
@@ -342,13 +352,6 @@ class OccupancyGrid(nn.Module):
                 total += sign * step_size * 2.0**level * float(part.clamp_min(0).sum())
                 count += sign * int((part >= 0).sum())
         return total / count if count else 0.0
-
-    def _reachable(self) -> Bool[Tensor, "levels r r r"]:
-        """Cells that points can fall into; the inner part of a level belongs to the next finer one."""
-        mask = torch.ones(self.density.shape, dtype=torch.bool, device=self.density.device)
-        inner = self._inner()
-        mask[1:, inner, inner, inner] = False
-        return mask
 
     def _points(self, level: int, index: Tensor, within: Tensor, r: int | None = None) -> Float[Tensor, "m 3"]:
         """Points within cells (parts of a cell) of a level cut into r cells a side, by default the grid's own."""

@@ -100,6 +100,35 @@ def pack(density: NDArray[np.float32], limits: list[float], words: NDArray[np.in
         _pack(density, float(limit), level, words)
 
 
+@cache.device
+def _unpack_slice(words: np.ndarray, level: int, bx: int, cells: np.ndarray) -> None:
+    blocks = words.shape[1]
+    for by in range(blocks):
+        for bz in range(blocks):
+            word = words[level, bx, by, bz]
+            for x in range(4 * bx, 4 * bx + 4):
+                for y in range(4 * by, 4 * by + 4):
+                    for z in range(4 * bz, 4 * bz + 4):
+                        cells[level, x, y, z] = word & 1
+                        word >>= 1
+
+
+@cache.kernel("void(i8[:,:,:,::1], b1[:,:,:,::1])", parallel=True)
+def _unpack(words: np.ndarray, cells: np.ndarray) -> None:
+    for slab in numba.prange(words.shape[0] * words.shape[1]):
+        _unpack_slice(words, slab // words.shape[1], slab % words.shape[1], cells)
+
+
+def unpack(words: NDArray[np.int64], cells: NDArray[np.bool_]) -> None:
+    """The bit of each cell.
+
+    Args:
+        words: (levels, r / 4, r / 4, r / 4).
+        cells: (levels, r, r, r), written.
+    """
+    _unpack(words, cells)
+
+
 def clear(words: NDArray[np.int64], clearance: NDArray[np.uint8]) -> None:
     """Distance (Chebyshev, in blocks, at most `LEAP`) to the next block that is not empty or touches a finer level.
 
