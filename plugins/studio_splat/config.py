@@ -108,6 +108,9 @@ class SplatConfig(PluginConfig):
     """Learning rate of the view-dependent colour."""
     lr_decay: float = 0.3
     """Factor on all other learning rates at the end of training."""
+    average_share: float = 0.05
+    """Share of the training, at its end, over which the Gaussians are averaged: one step follows one photo, their mean
+    all of them; 0: the last step counts."""
     lr_stretch: float = 0.6
     """All rates are for 10,000 steps, and times (10,000 / steps) to this power; 0 leaves them alone."""
 

@@ -89,6 +89,14 @@ class Engine(Protocol):
         """Add the position noise of MCMC density control."""
         ...
 
+    def average(self) -> None:
+        """Take the present parameters into the mean of those since the last edit (Polyak and Juditsky, 1992)."""
+        ...
+
+    def settle(self) -> None:
+        """Replace the parameters by their mean, if one was begun; it is then forgotten."""
+        ...
+
     def render(
         self, camera: Cameras, outputs: Sequence[str], background: Float[Tensor, " 3"]
     ) -> dict[str, Float[Tensor, "h w c"]]:
@@ -99,7 +107,8 @@ class Engine(Protocol):
         """Moments, counters, statistics and corrections, not the parameters; the same for all engines.
 
         'steps', 'first' and 'second' (n, 11 + 3 (degree + 1)^2) with the columns of the training layout, 'statistics'
-        (n, 3), 'weighed' (n, 2) or None with 'tiles', 'exposure' and 'poses'.
+        (n, 3), 'weighed' (n, 2) or None with 'tiles', 'mean' (like 'first') or None of 'averaged' parameters,
+        'exposure' and 'poses'.
         """
         ...
 

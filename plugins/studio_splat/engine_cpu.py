@@ -59,6 +59,8 @@ class CpuEngine:
         self._statistics = aligned_zeros((0, STATISTICS_ROWS, 16))
         self._weighed: NDArray[np.float32] | None = None
         self._tiles = 0.0
+        self._mean: NDArray[np.float32] | None = None
+        self._averaged = 0
         self._training, self._drawing = Workspace(), Workspace()
         self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
@@ -78,6 +80,7 @@ class CpuEngine:
     def _clear_statistics(self) -> None:
         self._statistics = aligned_zeros((len(self._blocks), STATISTICS_ROWS, LANES))
         self._weighed, self._tiles = None, 0.0
+        self._mean, self._averaged = None, 0
 
     def _moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Adam's moments; there are none until something is trained."""
@@ -189,6 +192,19 @@ class CpuEngine:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         explore(self._blocks, strength, seed)
 
+    def average(self) -> None:
+        self._averaged += 1
+        if self._mean is None:
+            self._mean = aligned_empty(self._blocks.shape)
+            self._mean[:] = self._blocks
+        else:
+            # In place, by all threads, without a temporary of the same size.
+            torch.from_numpy(self._mean).lerp_(torch.from_numpy(self._blocks), 1 / self._averaged)
+
+    def settle(self) -> None:
+        if self._mean is not None:
+            self._blocks, self._mean, self._averaged = self._mean, None, 0
+
     def stats(self) -> RefineStats:
         grad_sum, count, max_radius = self._rows(self._statistics).unbind(dim=1)
         stats = RefineStats(grad_sum, count, max_radius)
@@ -286,6 +302,8 @@ class CpuEngine:
             "statistics": self._rows(self._statistics),
             "weighed": None if self._weighed is None else torch.from_numpy(self._weighed.copy()),
             "tiles": self._tiles,
+            "mean": None if self._mean is None else self._rows(self._mean),
+            "averaged": self._averaged,
             "exposure": None if self._exposure is None else self._exposure.state(),
             "poses": None if self._poses is None else self._poses.state(),
         }
@@ -297,6 +315,11 @@ class CpuEngine:
         weighed = state["weighed"]
         self._weighed = None if weighed is None else weighed.cpu().numpy().copy()
         self._tiles = state["tiles"]
+        self._mean = None if state["mean"] is None else self._lanes(state["mean"])
+        if self._mean is not None and self.count % LANES:
+            # What fills up the last block is not drawn, and zeros would be.
+            self._mean[-1, :, self.count % LANES :] = self._blocks[-1, :, self.count % LANES :]
+        self._averaged = state["averaged"]
         if self._exposure is not None:
             self._exposure.load_state(state["exposure"])
         if self._poses is not None:

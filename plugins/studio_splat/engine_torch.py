@@ -57,6 +57,8 @@ class TorchEngine:
         self._statistics = torch.zeros(0, 3, dtype=dtype)
         self._weighed: Tensor | None = None
         self._tiles = 0.0
+        self._mean: Tensor | None = None
+        self._averaged = 0
         self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
 
@@ -78,6 +80,7 @@ class TorchEngine:
         self._first = self._second = None
         self._statistics = self._table.new_zeros(count, 3)
         self._weighed, self._tiles = None, 0.0
+        self._mean, self._averaged = None, 0
         for correction in (self._exposure, self._poses):
             if correction is not None:
                 correction.to(device)
@@ -255,6 +258,17 @@ class TorchEngine:
         local = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         self._table[:, _GEOMETRY["means"]] += position_noise(self._views(), strength, local)
 
+    def average(self) -> None:
+        self._averaged += 1
+        if self._mean is None:
+            self._mean = self._table.clone()
+        else:
+            self._mean.lerp_(self._table, 1 / self._averaged)
+
+    def settle(self) -> None:
+        if self._mean is not None:
+            self._table, self._mean, self._averaged = self._mean, None, 0
+
     def stats(self) -> RefineStats:
         grad_sum, count, max_radius = self._statistics.unbind(dim=1)
         stats = RefineStats(grad_sum, count, max_radius)
@@ -273,6 +287,7 @@ class TorchEngine:
         self._first, self._second = first, second
         self._statistics = self._table.new_zeros(self.count, 3)
         self._weighed, self._tiles = None, 0.0
+        self._mean, self._averaged = None, 0
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -305,6 +320,8 @@ class TorchEngine:
             "statistics": self._statistics.clone(),
             "weighed": None if self._weighed is None else self._weighed.clone(),
             "tiles": self._tiles,
+            "mean": None if self._mean is None else self._mean.clone(),
+            "averaged": self._averaged,
             "exposure": None if self._exposure is None else self._exposure.state(),
             "poses": None if self._poses is None else self._poses.state(),
         }
@@ -316,6 +333,8 @@ class TorchEngine:
         weighed = state["weighed"]
         self._weighed = None if weighed is None else weighed.to(self._table, copy=True)
         self._tiles = state["tiles"]
+        self._mean = None if state["mean"] is None else state["mean"].to(self._table, copy=True)
+        self._averaged = state["averaged"]
         if self._exposure is not None:
             self._exposure.load_state(state["exposure"])
         if self._poses is not None:

@@ -28,6 +28,8 @@ from studio_splat.schedule import active_sh_degree, learning_rates, photo_downsc
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy, Strategy
 
 MAX_SH_DEGREE = 3
+_AVERAGED_EVERY = 5
+"""Steps from one set of Gaussians that are averaged to the next: closer ones say the same."""
 _LARGE_LOGIT = 30.0
 """The sigmoid of this is 1 in float32."""
 
@@ -250,6 +252,8 @@ class SplatField(Field):
         self.engine()
 
     def finish_training(self) -> None:
+        self.engine().settle()
+        self._ahead = True
         self._pull()
 
     def _make_strategy(self, context: TrainingContext) -> Strategy:
@@ -324,6 +328,8 @@ class SplatField(Field):
             edit = self._strategy.after_step(step + 1, progress, engine.parameters(), engine.stats(), context.generator)
             if edit is not None:
                 engine.apply(edit)
+        if progress >= 1 - config.average_share and (step + 1) % _AVERAGED_EVERY == 0:
+            engine.average()
         return metrics
 
     def _target(self, photo: Photo, index: int) -> Target:
@@ -414,6 +420,10 @@ def _check_config(config: SplatConfig) -> None:
     """Refuse values that would fail in the middle of a run."""
     if not 0 <= config.sh_degree <= MAX_SH_DEGREE:
         raise StudioError(f"sh_degree: {config.sh_degree} is not supported.", fix="Use 0, 1, 2 or 3.")
+    if not 0 <= config.average_share <= 1:
+        raise StudioError(
+            f"average_share: {config.average_share} is not between 0 and 1.", fix="Use a share such as 0.05."
+        )
     for name in ("max_gaussians", "initial_count", "refine_every"):
         if getattr(config, name) < 1:
             raise StudioError(f"{name}: {getattr(config, name)} is too small.", fix="Use 1 or more.")

@@ -341,3 +341,35 @@ def test_cuda_takes_the_same_steps(variant: str) -> None:
     drawn = cuda.render(camera.to("cuda"), names, torch.zeros(3, device="cuda"))
     for name, picture in cpu.render(camera, names, torch.zeros(3)).items():
         assert_close(drawn[name].cpu(), picture, 1e-3, name)
+
+
+def test_both_settle_at_the_mean_of_the_parameters_since_the_last_edit() -> None:
+    engines, targets = make_engines(), make_targets("pinhole")
+    for engine in engines:
+        engine.step(targets[0], step_options())
+        engine.average()
+        # An edit changes what a row means, so the mean begins anew.
+        engine.apply(keep_all(engine.parameters()))
+        seen = []
+        for step in range(5):
+            engine.step(targets[step % 3], step_options())
+            engine.average()
+            seen.append(engine.parameters())
+        # The mean outlives a checkpoint, in an engine of either kind, and is the one that was begun.
+        fresh = make_engines()[0]
+        fresh.load(engine.parameters())
+        fresh.load_state(engine.state())
+        for one in (engine, fresh):
+            one.settle()
+            for name, value in one.parameters().items():
+                mean = torch.stack([params[name] for params in seen]).double().mean(dim=0)
+                assert_close(value, mean, 1e-5, name)
+            assert one.state()["mean"] is None
+            before = one.parameters()
+            one.settle()
+            assert all(torch.equal(value, before[name]) for name, value in one.parameters().items())
+        # Nothing but the Gaussians is drawn: what fills up the last block stays invisible.
+        camera = targets[0].photo.camera
+        behind = torch.zeros(3)
+        drawn = [one.render(camera, ("rgb",), behind)["rgb"] for one in (engine, fresh)]
+        assert_close(drawn[1], drawn[0].double(), 1e-4, "picture")
