@@ -343,15 +343,19 @@ class OccupancyGrid(nn.Module):
     def _mean_thickness(self, step_size: float) -> float:
         """Mean optical thickness of a step, over the cells that updates may look at."""
         inner = self._inner()
-        total, count = 0.0, 0
-        for level in range(self.levels):
-            parts = [(1, self.density[level])]
-            if level > 0:
-                parts.append((-1, self.density[level, inner, inner, inner]))
-            for sign, part in parts:
-                total += sign * step_size * 2.0**level * float(part.clamp_min(0).sum())
-                count += sign * int((part >= 0).sum())
-        return total / count if count else 0.0
+        if self._on_kernels():
+            sums = occupancy.sum_density(self.density.numpy(), inner.start, inner.stop)
+        else:
+            rows = []
+            for level, density in enumerate(self.density):
+                hidden = density[inner, inner, inner] if level > 0 else density[:0]
+                rows.append(
+                    [float(density.clamp_min(0).sum() - hidden.clamp_min(0).sum()),
+                     int((density >= 0).sum() - (hidden >= 0).sum())]
+                )  # fmt: skip
+            sums = np.array(rows, np.float64)
+        total, count = (sums[:, 0] * step_size * 2.0 ** np.arange(self.levels)).sum(), sums[:, 1].sum()
+        return float(total / count) if count else 0.0
 
     def _points(self, level: int, index: Tensor, within: Tensor, r: int | None = None) -> Float[Tensor, "m 3"]:
         """Points within cells (parts of a cell) of a level cut into r cells a side, by default the grid's own."""

@@ -101,6 +101,39 @@ def pack(density: NDArray[np.float32], limits: list[float], words: NDArray[np.in
 
 
 @cache.device
+def _sum_slice(density: np.ndarray, level: int, x: int, low: int, high: int, sums: np.ndarray) -> None:
+    resolution = density.shape[1]
+    total, count = 0.0, 0
+    for y in range(resolution):
+        for z in range(resolution):
+            value = density[level, x, y, z]
+            hidden = level > 0 and min(x, y, z) >= low and max(x, y, z) < high
+            if value >= 0 and not hidden:
+                total += value
+                count += 1
+    sums[0], sums[1] = total, count
+
+
+@cache.kernel("void(f4[:,:,:,::1], i8, i8, f8[:,:,::1])", parallel=True)
+def _sum(density: np.ndarray, low: int, high: int, sums: np.ndarray) -> None:
+    resolution = density.shape[1]
+    for slab in numba.prange(density.shape[0] * resolution):
+        level, x = slab // resolution, slab % resolution
+        _sum_slice(density, level, x, low, high, sums[level, x])
+
+
+def sum_density(density: NDArray[np.float32], low: int, high: int) -> NDArray[np.float64]:
+    """Sum of the densities of each level and the number of its cells, (levels, 2).
+
+    Cells that are excluded for good, whose density is negative, are left out, and so are those from `low` to `high` on
+    each axis of all levels but the first, for which a finer level answers.
+    """
+    sums = np.empty((*density.shape[:2], 2))
+    _sum(density, low, high, sums)
+    return sums.sum(axis=1)
+
+
+@cache.device
 def _unpack_slice(words: np.ndarray, level: int, bx: int, cells: np.ndarray) -> None:
     blocks = words.shape[1]
     for by in range(blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -433,3 +434,18 @@ def test_kernels_and_torch_keep_the_same_state(share: float, monkeypatch: pytest
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
     assert (int((states[0]["words"] != 0).sum()) > 0) == (share > 0)
+
+
+def test_mean_thickness_leaves_out_what_is_excluded_and_what_a_finer_level_answers_for() -> None:
+    grid = OccupancyGrid(torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]), 8, 3)
+    generator = torch.Generator().manual_seed(0)
+    grid.density.copy_(torch.rand(grid.density.shape, generator=generator))
+    grid.density[torch.rand(grid.density.shape, generator=generator) < 0.2] = -1.0
+    total, count = 0.0, 0
+    for level, x, y, z in itertools.product(range(3), range(8), range(8), range(8)):
+        value = float(grid.density[level, x, y, z])
+        if value >= 0 and not (level > 0 and all(2 <= i < 6 for i in (x, y, z))):
+            total, count = total + 0.1 * 2**level * value, count + 1
+    assert grid._mean_thickness(0.1) == pytest.approx(total / count, rel=1e-6)
+    # In double precision it goes through torch.
+    assert grid.double()._mean_thickness(0.1) == pytest.approx(total / count, rel=1e-6)
