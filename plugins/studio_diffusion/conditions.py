@@ -12,10 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from studio.errors import StudioError
+from studio_diffusion.unet import attend
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 PADDING, UNKNOWN = 0, 1
 _MOST_WORDS = 4096
+_HEAD = 32
+_BEFORE = 3
+_POSITION_SPREAD = 0.1
 
 
 def words_of(caption: str) -> list[str]:
@@ -45,11 +49,38 @@ class ClassCondition(nn.Module):
         return self.table(labels)
 
 
-class CaptionEncoder(nn.Module):
-    """A small transformer that reads captions.
+class WordBlock(nn.Module):
+    """A pre-norm transformer block (Vaswani et al. 2017; Xiong et al. 2020) that begins as the identity.
 
-    Its words go to cross-attention; their mean is added to the embedding of the noise level. A caption without words is
-    the empty condition: it reads as one padding word.
+    Captions differ in few words: attention that is spread over all of them, as it is at first, would give every word
+    the same vector, and drown what it is itself.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.heads = dim // _HEAD if dim % _HEAD == 0 else 1
+        self.norm1 = nn.LayerNorm(dim)
+        self.inputs = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, 4 * dim)
+        self.narrow = nn.Linear(4 * dim, dim)
+        for layer in (self.output, self.narrow):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "b l d"], present: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        q, k, v = self.inputs(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.output(attend(q, k, v, present[:, None, None, :]).transpose(1, 2).flatten(2))
+        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+
+
+class CaptionEncoder(nn.Module):
+    """A small transformer that reads captions, each word along with the three before it.
+
+    A noun thereby carries its adjectives before attention has learnt to look for them. The words go to cross-attention;
+    their mean is added to the embedding of the noise level. A caption without words is the empty condition: it reads as
+    one padding word.
     """
 
     def __init__(self, embedding_dim: int, *, dim: int = 128, layers: int = 2, length: int = 48) -> None:
@@ -57,11 +88,10 @@ class CaptionEncoder(nn.Module):
         self.length = length
         self._know([])
         self.table = nn.Embedding(2, dim)
-        self.position = nn.Parameter(0.02 * torch.randn(length, dim))
-        block = nn.TransformerEncoderLayer(
-            dim, max(dim // 32, 1), 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(block, layers, norm=nn.LayerNorm(dim), enable_nested_tensor=False)
+        self.position = nn.Parameter(_POSITION_SPREAD * torch.randn(length, dim))
+        self.before = nn.Conv1d(dim, dim, _BEFORE + 1)
+        self.blocks = nn.ModuleList(WordBlock(dim) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
         self.pooled = nn.Linear(dim, embedding_dim)
 
     def set_vocabulary(self, words: Sequence[str]) -> None:
@@ -118,8 +148,12 @@ class CaptionEncoder(nn.Module):
         """Pooled condition, words, and which of them are there."""
         present = tokens != PADDING
         present = torch.cat([torch.ones_like(present[:, :1]), present[:, 1:]], dim=1)
-        x = self.table(tokens) + self.position[: tokens.shape[1]]
-        x = self.blocks(x, src_key_padding_mask=~present)
+        x = self.table(tokens)
+        together = self.before(F.pad(x.transpose(1, 2), (_BEFORE, 0))).transpose(1, 2)
+        x = x + together + self.position[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, present)
+        x = self.norm(x)
         share = present[:, :, None].float()
         mean = (x * share).sum(dim=1) / share.sum(dim=1)
         return self.pooled(F.silu(mean)), x, present

@@ -107,6 +107,8 @@ class DiffusionConfig(PluginConfig):
     """Width of the caption encoder."""
     text_layers: int = 2
     """Transformer blocks of the caption encoder."""
+    reading_size: int | None = None
+    """Resolutions up to this side read captions; none: those that have self-attention."""
     caption_length: int = 48
     """Words of a caption that are read."""
 

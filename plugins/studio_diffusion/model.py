@@ -36,7 +36,7 @@ _LARGEST_BATCH = 128
 _GUIDANCE = 2.0
 _EVALUATIONS = 50
 """Of the network for a sample, where no number is chosen."""
-_TABLE_SPREAD = 0.02
+_TABLE_SPREAD = 0.5
 
 
 class DiffusionModel(Generator):

@@ -41,6 +41,7 @@ class Network(nn.Module):
                     multipliers=config.multipliers,
                     blocks=config.blocks,
                     attention_size=config.attention_size,
+                    reading_size=config.reading_size,
                     head_dim=config.head_dim,
                     patch_size=config.patch_size,
                     dropout=config.dropout,

@@ -95,6 +95,42 @@ def test_attention_by_hand() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
+def test_captions_are_read_at_finer_resolutions_than_attention_works_at() -> None:
+    def stages(**sizes: int) -> tuple[int, int, int]:
+        net = UNet((3, 16, 16), channels=8, multipliers=(1, 2), blocks=1, text_dim=8, **sizes)
+        every = [*net.down, net.middle[0], *net.up]
+        attending = sum(stage.attention is not None for stage in every)
+        return attending, sum(stage.reading is not None for stage in every), len(every)
+
+    assert stages(attention_size=8) == (4, 4, 7)
+    assert stages(attention_size=8, reading_size=16) == (4, 7, 7)
+    assert stages(attention_size=16, reading_size=8) == (7, 4, 7)
+
+
+def test_padding_of_captions_changes_no_prediction() -> None:
+    torch.manual_seed(0)
+    net = Network(tiny(attention_size=8, reading_size=16), DataInfo((1, 16, 16), has_captions=True))
+    net.captions.set_vocabulary(["a", "red", "cube"])
+    torch.nn.init.normal_(net.denoiser.output.weight)
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 15])
+    short, long = (net.condition(texts, 2)[:1] for texts in (["red cube", "a"], ["red cube", "a " * 40]))
+    assert short.shape[1] == 2
+    assert long.shape[1] == 40
+    torch.testing.assert_close(net(x[:1], t[:1], short), net(x[:1], t[:1], long))
+
+
+def test_a_word_is_read_with_the_three_before_it() -> None:
+    """Before any training: transformer blocks begin as the identity, so only those reach it."""
+    torch.manual_seed(0)
+    encoder = CaptionEncoder(16, dim=32, layers=2).eval()
+    encoder.set_vocabulary(["a", "small", "red", "metal", "cube", "blue"])
+    _, words, _ = encoder(encoder.tokens(["a small red metal cube a", "a small blue metal cube a"]))
+    same = [torch.equal(words[0, i], words[1, i]) for i in range(6)]
+    assert same == [True, True, False, False, False, False]
+    _, words, _ = encoder(encoder.tokens(["a small red metal cube a", "blue small red metal cube a"]))
+    assert [torch.equal(words[0, i], words[1, i]) for i in range(6)] == [False] * 4 + [True] * 2
+
+
 def test_words() -> None:
     assert words_of("A red cube, left of it!") == ["a", "red", "cube", ",", "left", "of", "it", "!"]
     assert vocabulary_of(["b a", "a c", "a b"]) == ["a", "b", "c"]
