@@ -123,10 +123,16 @@ def invert(
     *,
     prediction: Prediction,
 ) -> Float[Tensor, " b *shape"]:
-    """The noise from which deterministic DDIM steps lead to `x`: the same steps, taken upwards (sec. 4.3)."""
+    """The noise from which deterministic DDIM steps lead to `x`: the same steps, taken upwards (sec. 4.3).
+
+    The clean picture is taken for the lowest level: it differs from it by a hundredth of a grey value's noise.
+    """
     upwards = levels[::-1]
-    for lower, level in zip([0, *upwards[:-1]], upwards, strict=True):
-        # The clean picture is taken for the lowest level: it differs from it by a hundredth of a grey value's noise.
+    lowest = 0
+    if prediction == "x0":
+        # The noise that x_0 implies is its error times √ᾱ/√(1 − ᾱ), a hundredfold at level 0: begin higher.
+        lowest = upwards[0]
+    for lower, level in zip([lowest, *upwards[:-1]], upwards, strict=True):
         at, t = (torch.full((x.shape[0],), value, device=x.device) for value in (lower, level))
         x0, noise = schedule.split(x, model(x, at), at, prediction)
         x = ddim_step(schedule, x0, noise, at, t, 0.0, None)

@@ -19,6 +19,7 @@ Prediction = Literal["noise", "x0", "v"]
 
 _COSINE_OFFSET = 0.008
 _LARGEST_BETA = 0.999
+_MIDDLE, _SPREAD, _ANYWHERE = 0.4, 1.0, 0.2
 
 
 def betas(name: str, timesteps: int) -> Float[Tensor, " timesteps"]:
@@ -42,6 +43,22 @@ def betas(name: str, timesteps: int) -> Float[Tensor, " timesteps"]:
         alpha_bar = torch.cos((t + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2).square()
         return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_LARGEST_BETA)
     raise ValueError(f"schedule: expected linear or cosine, got {name!r}")
+
+
+def draw_levels(
+    n: int, timesteps: int, generator: torch.Generator | None, *, middle: bool = False
+) -> Int[Tensor, " n"]:
+    """Noise levels to train, on the CPU: each as likely, or most of them in the middle.
+
+    There t / T is logit-normal (Esser et al. 2024, "Scaling Rectified Flow Transformers", sec. 3.1), a little above one
+    half, where small pictures lose their shapes; a fifth is drawn from all levels, as sampling begins at the last one.
+    """
+    anywhere = torch.randint(timesteps, (n,), generator=generator)
+    if not middle:
+        return anywhere
+    share = torch.sigmoid(_MIDDLE + _SPREAD * torch.randn(n, generator=generator))
+    chosen = (share * timesteps).long().clamp(max=timesteps - 1)
+    return torch.where(torch.rand(n, generator=generator) < _ANYWHERE, anywhere, chosen)
 
 
 class NoiseSchedule(nn.Module):
@@ -106,15 +123,20 @@ class NoiseSchedule(nn.Module):
         a = self.at(t, x)
         return (x - a.sqrt() * x0) / (1 - a).sqrt()
 
-    def loss_weight(self, t: Int[Tensor, " b"], kind: Prediction, min_snr: float | None) -> Float[Tensor, " b"]:
+    def loss_weight(
+        self, t: Int[Tensor, " b"], kind: Prediction, min_snr: float | None, floor: float = 0.0
+    ) -> Float[Tensor, " b"]:
         """Weight of each level's squared error.
 
         With SNR_t = ᾱ_t / (1 − ᾱ_t) an error of x_0 weighs SNR_t as an error of ε, and 1 / (SNR_t + 1) of one of v.
-        Min-SNR-γ (Hang et al. 2023, sec. 3.4) weighs the error of x_0 by min(SNR_t, γ), whatever is predicted.
+        Min-SNR-γ (Hang et al. 2023, sec. 3.4) weighs the error of x_0 by min(SNR_t, γ), whatever is predicted. A floor
+        is added to that: with 1, the loss is the error of v up to the cap, whatever is predicted, as Li & He 2025 learn
+        x_0 ("Back to Basics: Let Denoising Generative Models Denoise"). Without γ all errors of what is predicted
+        weigh 1.
         """
         if min_snr is None:
             return torch.ones_like(t, dtype=torch.float32)
         a = self.alpha_bar[t]
         snr = a / (1 - a)
-        capped = snr.clamp(max=min_snr)
-        return {"noise": capped / snr, "x0": capped, "v": capped / (snr + 1)}[kind]
+        weight = snr.clamp(max=min_snr) + floor
+        return {"noise": weight / snr, "x0": weight, "v": weight / (snr + 1)}[kind]

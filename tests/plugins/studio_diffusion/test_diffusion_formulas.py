@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from studio_diffusion.samplers import ddim_step, denoise, invert, posterior, visited_levels
-from studio_diffusion.schedule import NoiseSchedule, Prediction, betas
+from studio_diffusion.schedule import NoiseSchedule, Prediction, betas, draw_levels
 
 T = 50
 
@@ -82,6 +82,42 @@ def test_min_snr_weighs_the_error_of_x0_alike(kind: Prediction) -> None:
     expected = snr.clamp(max=5.0) * (0.1 * off).square().mean(dim=1)
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-9)
     assert (schedule.loss_weight(t, kind, None) == 1).all()
+    raised = schedule.loss_weight(t, kind, 5.0, 2.0) * (guess - right).square().mean(dim=1)
+    torch.testing.assert_close(raised, expected * (1 + 2.0 / snr.clamp(max=5.0)), rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["noise", "x0", "v"])
+def test_a_floor_of_one_makes_the_loss_that_of_v(kind: Prediction) -> None:
+    """Below the cap: the error of v, whatever the network predicts."""
+    schedule = NoiseSchedule("cosine", 1000)
+    g = torch.Generator().manual_seed(0)
+    t = levels(200, 500, 800, 950)
+    x0, noise, off = (torch.randn(4, 8, generator=g, dtype=torch.float64) for _ in range(3))
+    x = schedule.add_noise(x0, noise, t)
+
+    def error(of: Prediction) -> Tensor:
+        right, guess = (
+            schedule.target(signal, schedule.noise_of(x, signal, t), t, of) for signal in (x0, x0 + 0.1 * off)
+        )
+        return (guess - right).square().mean(dim=1)
+
+    torch.testing.assert_close(
+        schedule.loss_weight(t, kind, 100.0, 1.0) * error(kind), error("v"), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_levels_in_the_middle_are_drawn_more_often() -> None:
+    """The shares of a logit-normal of mean 0.4 and deviation 1 beside a fifth of uniform draws."""
+    drawn = draw_levels(40_000, 1000, torch.Generator().manual_seed(0), middle=True)
+    assert drawn.min() >= 0
+    assert drawn.max() == 999
+    normal = torch.distributions.Normal(0.4, 1.0)
+    for share in (0.1, 0.3, 0.5, 0.8, 0.95):
+        below = 0.8 * float(normal.cdf(torch.tensor(share).logit())) + 0.2 * share
+        # Five standard deviations of a share of 40,000 draws.
+        assert float((drawn < 1000 * share).float().mean()) == pytest.approx(below, abs=5 * 0.5 / 200)
+    even = draw_levels(40_000, 10, torch.Generator().manual_seed(0))
+    assert ((even.bincount(minlength=10) / 40_000 - 0.1).abs() < 0.01).all()
 
 
 def test_posterior_against_bayes_rule() -> None:
