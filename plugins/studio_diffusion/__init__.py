@@ -18,7 +18,7 @@ SPEC = PluginSpec(
         "default": "pictures of 32 to 64 pixels: U-Net of 64 channels, attention below 16 pixels",
         "toy": "points: a residual network, trained in a minute",
         "mnist": "digits: a small U-Net, about ten minutes on two CPU cores",
-        "shapes": "captioned pictures of 32 pixels, v prediction, about an hour on one CPU core",
+        "shapes": "captioned pictures of 32 pixels, x0 prediction, about 40 minutes on one CPU core",
         "ddpm": "the network, schedule and rates of Ho et al. 2020 for 32-pixel pictures; for a GPU",
     },
 )

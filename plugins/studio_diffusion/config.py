@@ -29,17 +29,23 @@ class DiffusionConfig(PluginConfig):
             "precision": "bf16",
         },
         "shapes": {
-            "steps": 12_000,
+            "steps": 7_000,
             "batch": 32,
             "channels": 64,
             "multipliers": (1, 2, 2),
             "blocks": 1,
             "attention_size": 8,
+            "reading_size": 16,
             "patch_size": 2,
+            # Noise of 12 numbers a patch hardly fits through 64 channels; smooth pictures do.
+            "prediction": "x0",
+            # What stands where is decided at the noisiest levels, which the cap alone would all but leave out.
+            "min_snr": 4.0,
+            "snr_floor": 1.0,
+            "levels": "middle",
+            "optimizer": "muon",
             "lr": 8e-4,
             "ema_decay": 0.998,
-            # What stands where is decided at the noisiest levels, which the cap would all but leave out.
-            "min_snr": None,
             "precision": "bf16",
         },
         "ddpm": {
@@ -87,6 +93,10 @@ class DiffusionConfig(PluginConfig):
     """What the network predicts; noise is ill-defined at levels that leave no signal, where v and x0 are not."""
     min_snr: float | None = 5.0
     """Cap on a noise level's weight in the loss, as signal-to-noise ratio (Hang et al. 2023); none: equal weights."""
+    snr_floor: float = 0.0
+    """Added to that weight; with 1, what is learnt is v's error up to the cap, whatever is predicted (Li & He 2025)."""
+    levels: Literal["uniform", "middle"] = "uniform"
+    """Noise levels that are trained: all alike, or more often those in the middle, where shapes are decided."""
 
     # ---- network
     channels: int = 64
@@ -97,6 +107,8 @@ class DiffusionConfig(PluginConfig):
     """Residual blocks of a resolution on the way down; one more on the way up."""
     attention_size: int = 16
     """Resolutions up to this side have self-attention."""
+    reading_size: int | None = None
+    """Resolutions up to this side read captions; none: those that have self-attention."""
     head_dim: int = 32
     """Channels of an attention head."""
     patch_size: int = 1
@@ -107,8 +119,6 @@ class DiffusionConfig(PluginConfig):
     """Width of the caption encoder."""
     text_layers: int = 2
     """Transformer blocks of the caption encoder."""
-    reading_size: int | None = None
-    """Resolutions up to this side read captions; none: those that have self-attention."""
     caption_length: int = 48
     """Words of a caption that are read."""
 
@@ -117,8 +127,12 @@ class DiffusionConfig(PluginConfig):
     """auto: captions where the data has them, else classes where it has them."""
     condition_dropout: float = 0.1
     """Share of samples that are trained without their condition, for classifier-free guidance."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for weights inside the network, in place of AdamW (Jordan et al. 2024); slower steps, but fewer."""
     lr: float = 3e-4
     """Learning rate of AdamW."""
+    muon_lr: float = 2e-3
+    """Learning rate of Muon, whose steps are then as long as AdamW's."""
     weight_decay: float = 0.01
     """Decay of weight matrices."""
     warm_up: int = 200

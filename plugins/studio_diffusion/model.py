@@ -20,6 +20,7 @@ from studio.plugin.latents import path_between
 from studio_diffusion.conditions import vocabulary_of
 from studio_diffusion.config import DiffusionConfig, DiffusionSampling
 from studio_diffusion.editing import EDIT_MODES, edit_start
+from studio_diffusion.muon import Muon
 from studio_diffusion.network import Condition, Network
 from studio_diffusion.samplers import (
     Correction,
@@ -30,7 +31,7 @@ from studio_diffusion.samplers import (
     invert,
     visited_levels,
 )
-from studio_diffusion.schedule import NoiseSchedule
+from studio_diffusion.schedule import NoiseSchedule, draw_levels
 
 _LARGEST_BATCH = 128
 _GUIDANCE = 2.0
@@ -88,15 +89,21 @@ class DiffusionModel(Generator):
     # ---- training ------------------------------------------------------------------------------------------------
     def setup_training(self, context: TrainingContext) -> None:
         self._context = context
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(groups, lr=self.config.lr, fused=context.device.type in ("cpu", "cuda"))
+        config = self.config
         self._precision = self._choose_precision()
         self._scaler = self._precision.grad_scaler()
+        inner = self.network.inner_matrices() if config.optimizer == "muon" else []
+        taken = {id(p) for p in inner}
+        decayed = [p for p in self.network.parameters() if p.ndim > 1 and id(p) not in taken]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        adamw = torch.optim.AdamW(groups, lr=config.lr, fused=context.device.type in ("cpu", "cuda"))
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.lr)]
+        if inner:
+            # float16 has too few bits for small singular values, and no units on most processors.
+            dtype = torch.bfloat16 if self._precision.name == "bf16" else torch.float32
+            muon = Muon(inner, config.muon_lr, weight_decay=config.weight_decay, dtype=dtype)
+            self._optimizers.append((muon, config.muon_lr))
 
     def batch_request(self, step: int) -> SampleRequest:
         return SampleRequest(self.config.batch)
@@ -106,7 +113,7 @@ class DiffusionModel(Generator):
         config, generator = self.config, self._context.generator
         x0 = self._to_model(batch.x)
         n = x0.shape[0]
-        t = torch.randint(config.timesteps, (n,), generator=generator).to(x0.device)
+        t = draw_levels(n, config.timesteps, generator, middle=config.levels == "middle").to(x0.device)
         noise = fresh_noise(x0, generator)
         condition = self.network.condition(batch.cond, n) if self.network.is_conditional else None
         if condition is not None:
@@ -118,23 +125,28 @@ class DiffusionModel(Generator):
             prediction = self.network(x, t, condition)
         error = prediction.float() - self.schedule.target(x0, noise, t, config.prediction)
         mean_square = error.square().flatten(1).mean(dim=1)
-        loss = (self.schedule.loss_weight(t, config.prediction, config.min_snr) * mean_square).mean()
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.lr * self._rate(step)
-        self._optimizer.zero_grad(set_to_none=True)
+        weight = self.schedule.loss_weight(t, config.prediction, config.min_snr, config.snr_floor)
+        loss = (weight * mean_square).mean()
+        self.network.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimizer)
+        for optimizer, rate in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self._rate(step)
+            self._scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
-        self._scaler.step(self._optimizer)
+        for optimizer, _ in self._optimizers:
+            self._scaler.step(optimizer)
         self._scaler.update()
         self.average.update_parameters(self.network)
         return {"loss": loss.detach(), "mean_square": mean_square.detach().mean(), "grad_norm": norm.detach()}
 
     def training_state(self) -> dict[str, Any]:
-        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        optimizers = [optimizer.state_dict() for optimizer, _ in self._optimizers]
+        return {"optimizers": optimizers, "scaler": self._scaler.state_dict()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        self._optimizer.load_state_dict(dict(state["optimizer"]))
+        for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(dict(saved))
         if state["scaler"]:
             self._scaler.load_state_dict(dict(state["scaler"]))
 

@@ -77,6 +77,15 @@ class Network(nn.Module):
             return self.denoiser(x, t, self.classes(condition))
         return self.denoiser(x, t)
 
+    def inner_matrices(self) -> list[nn.Parameter]:
+        """Weights of the layers between the first and the last one: without embeddings, which are tables of vectors."""
+        ends = [self.denoiser.input.weight, self.denoiser.output.weight]
+        ends += [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
+        if self.captions is not None:
+            ends.append(self.captions.position)
+        outer = {id(parameter) for parameter in ends}
+        return [p for p in self.parameters() if p.ndim > 1 and id(p) not in outer]
+
     @property
     def is_conditional(self) -> bool:
         return self.classes is not None or self.captions is not None
