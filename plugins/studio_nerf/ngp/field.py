@@ -17,6 +17,7 @@ from studio.plugin import Field, RayBatch, RayRequest, SceneInfo, TrainingContex
 from studio.plugin.abilities import RaySamples
 from studio.scene import PhotoStore, Scene
 from studio_nerf.classic.silhouettes import carve
+from studio_nerf.ngp.anchors import AnchorRays, Anchors, joined
 from studio_nerf.ngp.checks import check_config
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.corrections import centred, corrected_rays
@@ -47,6 +48,7 @@ _GRID_SHARE = 8
 """After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
 _MOST_SAMPLES = 1024
 """Occupied samples of a ray that are looked at in rendering."""
+_ANCHORS = True
 _RENDERED_RAYS = 1 << 14
 """Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
@@ -87,6 +89,7 @@ class NgpField(Field):
         self.register_parameter(
             "appearance", nn.Parameter(torch.zeros(photos, APPEARANCE)) if config.appearance else None
         )
+        self.anchors = Anchors()
         self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
         self._schedule = Schedule(config, foggy=self.space.contracted, levels=self.space.levels)
         self._engine: Engine | None = None
@@ -124,6 +127,9 @@ class NgpField(Field):
             "color_network": self.shading.color_network,
         }
 
+    def prepare_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.anchors.make_room(shapes.get("anchors.xyz", (0,))[0])
+
     def status(self) -> dict[str, int | float | str]:
         return {
             "samples a ray": round(self._schedule.samples_a_ray, 1),
@@ -134,6 +140,9 @@ class NgpField(Field):
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
         self.world.fit(scene, cameras)
+        self.encoding.begin_with(self._schedule.active_levels(0))
+        if self.space.contracted and scene.points is not None and _ANCHORS:
+            self.anchors.fit(scene.points, photos, generator)
         if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
         elif self.space.kind != "ndc":
@@ -170,6 +179,7 @@ class NgpField(Field):
             raise RuntimeError("setup_training must be called before training")
         config, generator = self.config, self._context.generator
         thin = self._schedule.least_thickness(step, self.space.least_thickness)
+        self.encoding.active = min(self._schedule.active_levels(step), config.levels)
         if self._schedule.updates_grid(step):
             self._update_grid(thin, generator)
         drawn = len(batch.origins)
@@ -184,14 +194,26 @@ class NgpField(Field):
         samples = self._march(rays, jitter, self._schedule.reach, self._schedule.stride)
         n = self._schedule.affordable(samples)
         samples = _first_rays(samples, n)
-        marched = (rays.origins[:n].detach().contiguous(), rays.directions[:n].detach().contiguous())
-        visible = self.engine().visible(samples, *marched, EARLY_STOP, thin * self._schedule.stride)
-        self._schedule.observe(step, samples, visible.samples, visible.chosen)
+        marched: tuple[Tensor, ...] = (rays.origins[:n].detach(), rays.directions[:n].detach())
         view = self._view(directions[:n], own["appearance"][:n] if "appearance" in own else None)
+        background = background[:n]
+        shown: tuple[Tensor, ...] = (torch.lerp(background, batch.rgb[:n], batch.alpha[:n]), background, view.detach())
+        followed = samples
+        if anchors := self._anchor_rays(int(n * self._schedule.anchors(step)), generator):
+            followed = joined(samples, anchors.samples)
+            marched = _stacked(marched, (anchors.origins, anchors.directions))
+            looks = self._view(anchors.directions, None).detach()
+            shown = _stacked(shown, (anchors.rgb, anchors.background, looks))
+        origins, directions = (part.contiguous() for part in marched)
+        thickness = thin * self._schedule.stride
+        visible = self.engine().visible(followed, origins, directions, EARLY_STOP, thickness)
+        seen = _first_rays(visible.samples, n)
+        self._schedule.observe(step, samples, seen, visible.chosen[: len(seen)])
+        rgb, background, looks = (part.contiguous() for part in shown)
         targets = RayTargets(
-            rgb=torch.lerp(background[:n], batch.rgb[:n], batch.alpha[:n]),
-            background=background[:n],
-            view=view.detach().contiguous().requires_grad_(bool(own)),
+            rgb=rgb,
+            background=background,
+            view=looks.requires_grad_(bool(own)),
             loss_limit=config.loss_limit,
             distortion=self._schedule.distortion(step, self.space.distortion),
             bend=self.space.bend,
@@ -200,9 +222,15 @@ class NgpField(Field):
         rates = Rates(config.lr * factor, config.lr_networks * factor)
         result = self.engine().step(visible, targets, self._adam, rates, with_positions="poses" in own)
         if own and result.view_gradient is not None:
-            self._correct(own, batch.indices, result, visible.samples, rays, view, factor)
+            self._correct(own, batch.indices, result, seen, rays, view, factor)
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
+
+    def _anchor_rays(self, count: int, generator: torch.Generator) -> AnchorRays | None:
+        """Rays for so many pairs of a sparse point and a camera, in the marched space."""
+        if count == 0 or len(self.anchors) == 0:
+            return None
+        return self.anchors.draw(count, float(self.world.near), generator)
 
     def _per_photo(self) -> dict[str, nn.Parameter]:
         """The tables with a row for each training photo."""
@@ -222,11 +250,11 @@ class NgpField(Field):
         """Step the photos' embeddings and poses along the gradients that a step gave."""
         assert self._adam is not None
         assert result.view_gradient is not None
-        given = (view * result.view_gradient).sum()
+        given = (view * result.view_gradient[: len(view)]).sum()
         if result.position_gradient is not None:
-            n = samples.rays
+            n, upward = samples.rays, result.position_gradient[: len(samples)]
             points = samples.positions(rays.origins[:n].detach(), rays.directions[:n].detach()).requires_grad_()
-            (pull,) = torch.autograd.grad((self.space.to_unit(points) * result.position_gradient).sum(), points)
+            (pull,) = torch.autograd.grad((self.space.to_unit(points) * upward).sum(), points)
             given = given + (rays.origins[:n] * packed_sum(pull, samples)).sum()
             given = given + (rays.directions[:n] * packed_sum(pull * samples.midpoints[:, None], samples)).sum()
         rates = {"appearance": self.config.lr_appearance, "poses": self.config.lr_poses}
@@ -362,6 +390,10 @@ class NgpField(Field):
             "weights": weights,
             "rgb": self.colors(visible, direction[None]),
         }
+
+
+def _stacked(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
 
 
 def _first_rays(samples: PackedSamples, rays: int) -> PackedSamples:

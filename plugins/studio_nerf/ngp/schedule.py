@@ -36,6 +36,10 @@ _WIDEST = 8.0
 _FEW_SAMPLES = 20.0
 """Samples of a ray at which steps are as long as they are wanted; longer while there are more."""
 _STRIDE_RATE = 0.2
+_FIRST_LEVELS, _COARSE_STEPS, _LEVEL_STEPS = 4, 200, 100
+"""Levels that fog forms surfaces in, the steps in which they are alone, and those until each further level joins in:
+what finer ones learn of fog would stay in the rows that surfaces share with it."""
+_ANCHOR_SHARE, _ANCHOR_STEPS = 0.2, 600
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -75,6 +79,16 @@ class Schedule:
         """Weight of the distortion loss."""
         formed = min(max((step - _FOGGY_STEPS) / _FORMING_STEPS, 0.0), 1.0)
         return final * (_LOOSE + (1 - _LOOSE) * formed) if self._foggy else final
+
+    def anchors(self, step: int) -> float:
+        """Rays towards sparse points, as a share of the others."""
+        return _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS))
+
+    def active_levels(self, step: int) -> int:
+        """Levels of the encoding that take part in a step, at least."""
+        if not self._foggy:
+            return self.config.levels
+        return _FIRST_LEVELS + max(0, step - _COARSE_STEPS) // _LEVEL_STEPS
 
     def updates_grid(self, step: int) -> bool:
         """Whether a step begins with a look at the occupancy grid."""

@@ -35,6 +35,9 @@ _HAZE = 0.002
 """Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
 _DISTORTION = 0.024
 """Weight of the distortion loss among cameras where none is chosen, once surfaces have formed."""
+_BEFORE, _STRAYS = 0.5, 0.02
+"""Where rays begin, as a share of the distance of the nearest sparse points, and the share of points that may be
+strays."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
 
@@ -152,7 +155,7 @@ class WorldFrame(nn.Module):
         if space.kind == "ndc":
             self.register_buffer("front", torch.eye(4))
             self.register_buffer("scale", torch.ones(2))
-            self.register_buffer("near", torch.ones(()))
+        self.register_buffer("near", torch.tensor(1.0 if space.kind == "ndc" else space.near))
 
     def fit(self, scene: Scene, cameras: Cameras) -> None:
         """Set the frame from the training cameras.
@@ -172,6 +175,8 @@ class WorldFrame(nn.Module):
                     f"{names[first]}), and a box is for objects seen from outside.",
                     fix="Use --space contract.",
                 )
+        if self.space.kind == "contract" and scene.points is not None:
+            self.near.fill_(max(self.space.near, _nearest(scene.points.xyz, cameras)))
         if self.space.kind == "ndc":
             front = world_to_front(cameras).float()
             depths = centers.float() @ front[2, :3] + front[2, 3]
@@ -200,7 +205,7 @@ class WorldFrame(nn.Module):
     def rays(self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> MarchedFrame:
         """World rays in the marched space; differentiable."""
         if self.space.kind != "ndc":
-            near = None if self.space.near == 0 else origins.new_full((len(origins),), self.space.near)
+            near = None if self.space.kind == "box" else self.near.to(origins).expand(len(origins)).contiguous()
             return MarchedFrame(origins, directions, near, None)
         rotation = self.front[:3, :3]
         start, along, length = ndc_rays(
@@ -223,3 +228,13 @@ class WorldFrame(nn.Module):
     @property
     def _scale(self) -> tuple[float, float]:
         return float(self.scale[0]), float(self.scale[1])
+
+
+def _nearest(points: Float[Tensor, "n 3"], cameras: Cameras) -> float:
+    """Half of the distance at which the first camera sees the first of the points; 0 where none sees any."""
+    least = math.inf
+    for camera in cameras:
+        distances = (points[camera.sees(points)] - camera.camera_to_world[:3, 3]).norm(dim=-1)
+        if len(distances):
+            least = min(least, float(distances.quantile(_STRAYS)))
+    return _BEFORE * least if least < math.inf else 0.0
