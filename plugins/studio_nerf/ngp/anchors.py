@@ -82,31 +82,28 @@ class Anchors(nn.Module):
             self.rgb.copy_(rgb[point[pairs]])
             self.eyes.copy_(eyes[camera[pairs]])
 
-    def draw(self, count: int, near: float, generator: torch.Generator) -> AnchorRays:
-        """Rays for pairs drawn at random: around their points, then on the way there.
+    def draw(self, around: int, way: int, near: float, generator: torch.Generator) -> AnchorRays:
+        """Rays for pairs drawn at random.
 
         Args:
-            count: How many of each.
+            around: How many with an interval around their point; they come first.
+            way: How many with one on the way there.
             near: Where rays begin.
             generator: Draws them.
         """
-        device = self.xyz.device
-        index = torch.randint(len(self), (2 * count,), generator=generator).to(device)
+        device, count = self.xyz.device, around + way
+        index = torch.randint(len(self), (count,), generator=generator).to(device)
         towards = self.xyz[index] - self.eyes[index]
         distance = towards.norm(dim=-1)
-        background = torch.rand(2 * count, 3, generator=generator).to(device)
-        part = torch.rand(count, generator=generator).to(device)
-        way = torch.lerp(torch.full_like(part, near), _CLEAR_SHARE * distance[count:], part)
-        middle = torch.cat([distance[:count], way])
-        half = 0.5 * distance * torch.cat([torch.full_like(part, _WIDTH), torch.full_like(part, _CLEAR_WIDTH)])
-        samples = PackedSamples(torch.arange(2 * count + 1, device=device), (middle - half).clamp_min(0), middle + half)
-        return AnchorRays(
-            self.eyes[index],
-            towards / distance[:, None],
-            torch.cat([self.rgb[index[:count]], background[count:]]),
-            background,
-            samples,
+        background = torch.rand(count, 3, generator=generator).to(device)
+        part = torch.rand(way, generator=generator).to(device)
+        middle = torch.cat(
+            [distance[:around], torch.lerp(part.new_tensor(near), _CLEAR_SHARE * distance[around:], part)]
         )
+        half = 0.5 * distance * torch.where(torch.arange(count, device=device) < around, _WIDTH, _CLEAR_WIDTH)
+        samples = PackedSamples(torch.arange(count + 1, device=device), (middle - half).clamp_min(0), middle + half)
+        rgb = torch.cat([self.rgb[index[:around]], background[around:]])
+        return AnchorRays(self.eyes[index], towards / distance[:, None], rgb, background, samples)
 
 
 def visible_pairs(

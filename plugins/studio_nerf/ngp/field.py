@@ -48,7 +48,6 @@ _GRID_SHARE = 8
 """After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
 _MOST_SAMPLES = 1024
 """Occupied samples of a ray that are looked at in rendering."""
-_ANCHORS = True
 _RENDERED_RAYS = 1 << 14
 """Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
@@ -141,7 +140,7 @@ class NgpField(Field):
         cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
         self.world.fit(scene, cameras)
         self.encoding.begin_with(self._schedule.active_levels(0))
-        if self.space.contracted and scene.points is not None and _ANCHORS:
+        if self.space.contracted and scene.points is not None:
             self.anchors.fit(scene.points, photos, generator)
         if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
@@ -199,7 +198,7 @@ class NgpField(Field):
         background = background[:n]
         shown: tuple[Tensor, ...] = (torch.lerp(background, batch.rgb[:n], batch.alpha[:n]), background, view.detach())
         followed = samples
-        if anchors := self._anchor_rays(int(n * self._schedule.anchors(step)), generator):
+        if anchors := self._anchor_rays(n, step, generator):
             followed = joined(samples, anchors.samples)
             marched = _stacked(marched, (anchors.origins, anchors.directions))
             looks = self._view(anchors.directions, None).detach()
@@ -226,11 +225,12 @@ class NgpField(Field):
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
 
-    def _anchor_rays(self, count: int, generator: torch.Generator) -> AnchorRays | None:
-        """Rays for so many pairs of a sparse point and a camera, in the marched space."""
-        if count == 0 or len(self.anchors) == 0:
+    def _anchor_rays(self, rays: int, step: int, generator: torch.Generator) -> AnchorRays | None:
+        """Rays towards sparse points that join so many rays of photos."""
+        if len(self.anchors) == 0:
             return None
-        return self.anchors.draw(count, float(self.world.near), generator)
+        around, way = (int(share * rays) for share in self._schedule.anchors(step))
+        return self.anchors.draw(around, way, float(self.world.near), generator)
 
     def _per_photo(self) -> dict[str, nn.Parameter]:
         """The tables with a row for each training photo."""

@@ -40,6 +40,7 @@ _FIRST_LEVELS, _COARSE_STEPS, _LEVEL_STEPS = 4, 200, 100
 """Levels that fog forms surfaces in, the steps in which they are alone, and those until each further level joins in:
 what finer ones learn of fog would stay in the rows that surfaces share with it."""
 _ANCHOR_SHARE, _ANCHOR_STEPS = 0.2, 600
+_CLEARED_SHARE = 0.04
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -80,9 +81,10 @@ class Schedule:
         formed = min(max((step - _FOGGY_STEPS) / _FORMING_STEPS, 0.0), 1.0)
         return final * (_LOOSE + (1 - _LOOSE) * formed) if self._foggy else final
 
-    def anchors(self, step: int) -> float:
-        """Rays towards sparse points, as a share of the others."""
-        return _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS))
+    def anchors(self, step: int) -> tuple[float, float]:
+        """Rays around sparse points and rays on the way there, as shares of the others."""
+        left = _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS))
+        return left, max(left, _CLEARED_SHARE)
 
     def active_levels(self, step: int) -> int:
         """Levels of the encoding that take part in a step, at least."""

@@ -94,7 +94,7 @@ def test_rays_lie_around_points_and_on_the_way_to_them() -> None:
     anchors.fit(PointCloud(xyz, rgb), store(Photos(eyes, RED)), generator)
     assert len(anchors) == 2 * len(xyz)
     near, count = 0.4, 200
-    drawn = anchors.draw(count, near, generator)
+    drawn = anchors.draw(count, count, near, generator)
     samples = drawn.samples
     assert samples.rays == len(samples) == 2 * count
     assert torch.allclose(drawn.directions.norm(dim=-1), torch.ones(2 * count))
