@@ -50,9 +50,9 @@ class NgpConfig(PluginConfig):
     coarsest: int = 16
     """Cells a side of the coarsest level."""
     finest: int | None = None
-    """Cells a side of the finest level; default: 1024, and 2048 in contracted space."""
+    """Cells a side of the finest level; default: 1024."""
     log2_rows: int | None = None
-    """Rows of a level's table, as a power of two; default: 17, and 18 in contracted space."""
+    """Rows of a level's table, as a power of two; default: 17, and 19 in contracted space."""
     density_width: int = 64
     """Hidden units of the density network; a multiple of 16."""
     color_width: int = 64

@@ -45,25 +45,11 @@ class HashGrid(nn.Module):
         """What the kernels take."""
         self.table = nn.Parameter(torch.empty(sum(rows), FEATURES))
         nn.init.uniform_(self.table, -1e-4, 1e-4)
-        self.active = levels
-        """Levels that take part, from the coarsest on; the features of the others are 0, and they learn nothing."""
 
     @property
     def width(self) -> int:
         """Features of a point."""
         return FEATURES * len(self.cells)
-
-    @property
-    def active_arrays(self) -> GridArrays:
-        """What the kernels take of the levels that take part."""
-        cells, strides, masks, offsets = self.arrays
-        return cells[: self.active], strides[: self.active], masks[: self.active], offsets[: self.active + 1]
-
-    @torch.no_grad()
-    def begin_with(self, levels: int) -> None:
-        """Let finer levels wait, and begin at 0: so it makes no difference to a picture whether they take part yet."""
-        self.active = min(levels, len(self.cells))
-        self.table[self.arrays[3][self.active] :] = 0.0
 
     @property
     def most_rows(self) -> int:
@@ -87,9 +73,6 @@ class HashGrid(nn.Module):
         corner = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], device=positions.device)
         outputs = []
         for level, n in enumerate(self.cells):
-            if level >= self.active:
-                outputs.append(positions.new_zeros(len(positions), FEATURES))
-                continue
             moving = moving_levels is None or level < moving_levels
             scaled = (positions if moving else positions.detach()) * n
             low = scaled.detach().floor().clamp(0, n - 1)

@@ -106,8 +106,7 @@ class CpuEngine:
             part = unit[first : first + _POINTS_AT_ONCE].numpy()
             positions = self._array("positions", 3, _padded(len(part)))
             positions[:, : len(part)] = part.T
-            features = self._array("features", len(self.encoding.cells), positions.shape[1], 4)
-            self._encode(positions, features, 0, positions.shape[1])
+            features = self._encode(positions)
             evaluate_density(features, self._indices(len(part)), weights, result[first : first + len(part)])
         return torch.from_numpy(result)
 
@@ -160,7 +159,7 @@ class CpuEngine:
         buffers = self._zeros("table", cache.get_threads(), self.encoding.most_rows, 4)
         table, first, second = adam.arrays("encoding.table")
         hash_grid.descend(
-            visible.places, self.encoding.active_arrays, upstream, buffers, table, first, second,
+            visible.places, self.encoding.arrays, upstream, buffers, table, first, second,
             adam.coefficients(rates.encoding),
         )  # fmt: skip
         at = 0
@@ -206,7 +205,7 @@ class CpuEngine:
                 rays[:lit], places, seen, start, along, starts, ends, self.space.frame, self.space.contracted,
                 positions, columns,
             )  # fmt: skip
-            self._encode(positions, features, first, _padded(end))
+            hash_grid.encode(positions, self.encoding.arrays, self._table(), features, first, _padded(end))
             evaluate_density(features, self._indices(end)[first:], weights, density[first:end])
             first = _padded(end)
 
@@ -231,14 +230,15 @@ class CpuEngine:
             compact, density[:kept],
         )  # fmt: skip
 
-    def _encode(self, positions: NDArray[np.float32], features: NDArray[np.float32], first: int, end: int) -> None:
-        active = self.encoding.active
-        hash_grid.encode(positions, self.encoding.active_arrays, self._table(), features[:active], first, end)
-        features[active:, first:end] = 0
+    def _encode(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
+        levels = len(self.encoding.cells)
+        features = self._array("features", levels, positions.shape[1], 4)
+        hash_grid.encode(positions, self.encoding.arrays, self._table(), features)
+        return features
 
     def _position_gradient(self, places: NDArray[np.float32], upstream: NDArray[np.float32]) -> NDArray[np.float32]:
         gradient = np.empty_like(places)
-        hash_grid.position_gradient(places, self.encoding.active_arrays, self._table(), upstream, gradient)
+        hash_grid.position_gradient(places, self.encoding.arrays, self._table(), upstream, gradient)
         return gradient
 
     def _table(self) -> NDArray[np.float32]:

@@ -35,9 +35,8 @@ APPEARANCE = 16
 """Numbers that describe the look of a photo."""
 EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
-_TABLE, _CONTRACTED_TABLE = (1024, 17), (2048, 18)
-"""Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen. In contracted
-space what is between the cameras has half of the cells a side."""
+_FINEST, _LOG2_ROWS, _CONTRACTED_LOG2_ROWS = 1024, 17, 19
+"""Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen."""
 _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
@@ -67,11 +66,11 @@ class NgpField(Field):
         check_config(config)
         self.space = Space.build(config, scene_info)
         self.world = WorldFrame(self.space)
-        finest, log2_rows = _CONTRACTED_TABLE if self.space.contracted else _TABLE
+        log2_rows = _CONTRACTED_LOG2_ROWS if self.space.contracted else _LOG2_ROWS
         self.encoding = HashGrid(
             config.levels,
             config.coarsest,
-            config.finest or max(finest, config.coarsest),
+            config.finest or max(_FINEST, config.coarsest),
             config.log2_rows or log2_rows,
         )
         view = DIRECTION + (APPEARANCE if config.appearance else 0)
@@ -139,7 +138,6 @@ class NgpField(Field):
     def initialize(self, scene: Scene, photos: PhotoStore, generator: torch.Generator) -> None:
         cameras = Cameras.stack([photos.camera(i) for i in range(len(photos))])
         self.world.fit(scene, cameras)
-        self.encoding.begin_with(self._schedule.active_levels(0))
         if self.space.contracted and scene.points is not None:
             self.anchors.fit(scene.points, photos, generator)
         if self.space.kind == "box" and self.scene_info.has_alpha:
@@ -178,7 +176,6 @@ class NgpField(Field):
             raise RuntimeError("setup_training must be called before training")
         config, generator = self.config, self._context.generator
         thin = self._schedule.least_thickness(step, self.space.least_thickness)
-        self.encoding.active = min(self._schedule.active_levels(step), config.levels)
         if self._schedule.updates_grid(step):
             self._update_grid(thin, generator)
         drawn = len(batch.origins)

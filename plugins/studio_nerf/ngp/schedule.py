@@ -36,11 +36,9 @@ _WIDEST = 8.0
 _FEW_SAMPLES = 20.0
 """Samples of a ray at which steps are as long as they are wanted; longer while there are more."""
 _STRIDE_RATE = 0.2
-_FIRST_LEVELS, _COARSE_STEPS, _LEVEL_STEPS = 4, 200, 100
-"""Levels that fog forms surfaces in, the steps in which they are alone, and those until each further level joins in:
-what finer ones learn of fog would stay in the rows that surfaces share with it."""
-_ANCHOR_SHARE, _ANCHOR_STEPS = 0.2, 600
-_CLEARED_SHARE = 0.04
+_ANCHOR_SHARE, _ANCHOR_STEPS, _CLEARED_SHARE = 0.2, 600, 0.04
+"""Rays towards sparse points, of either kind, as a share of those of photos; the steps until they become fewer, in as
+many again; and the share of those on the way to points that stays, as nothing else clears what only few photos see."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -85,12 +83,6 @@ class Schedule:
         """Rays around sparse points and rays on the way there, as shares of the others."""
         left = _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS))
         return left, max(left, _CLEARED_SHARE)
-
-    def active_levels(self, step: int) -> int:
-        """Levels of the encoding that take part in a step, at least."""
-        if not self._foggy:
-            return self.config.levels
-        return _FIRST_LEVELS + max(0, step - _COARSE_STEPS) // _LEVEL_STEPS
 
     def updates_grid(self, step: int) -> bool:
         """Whether a step begins with a look at the occupancy grid."""

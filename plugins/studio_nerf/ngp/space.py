@@ -33,7 +33,7 @@ _FINER = 0.5
 """Steps among cameras are so much shorter: what is seen from near needs steps of about a pixel."""
 _HAZE = 0.002
 """Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
-_DISTORTION = 0.024
+_DISTORTION = 0.003
 """Weight of the distortion loss among cameras where none is chosen, once surfaces have formed."""
 _BEFORE, _STRAYS = 0.5, 0.02
 """Where rays begin, as a share of the distance of the nearest sparse points, and the share of points that may be

@@ -137,10 +137,10 @@ CONFIG = NgpConfig(
 )  # fmt: skip
 
 
-def anchored_field(backend: str = "auto") -> tuple[NgpField, torch.Generator]:
+def anchored_field(backend: str = "auto", **fields: Any) -> tuple[NgpField, torch.Generator]:
     """A field that knows a sheet of red points, and photos of nothing but grey."""
     generator = torch.Generator().manual_seed(0)
-    config = NgpConfig.from_dict({**CONFIG.to_dict(), "backend": backend})
+    config = NgpConfig.from_dict({**CONFIG.to_dict(), "backend": backend, **fields})
     field = NgpField(config, SceneInfo(camera_extent=1.0, num_train=3, has_alpha=False))
     photos = Photos([[1.0, 0.3, 0.2], [1.0, -0.3, 0.1], [1.0, 0.0, -0.3]], RED)
     xyz = sheet(0.0, 15)
@@ -150,6 +150,33 @@ def anchored_field(backend: str = "auto") -> tuple[NgpField, torch.Generator]:
     return field, generator
 
 
+def grey_batch(n: int, generator: torch.Generator) -> RayBatch:
+    camera = torch.randint(3, (n,), generator=generator)
+    eyes = torch.tensor([[1.0, 0.3, 0.2], [1.0, -0.3, 0.1], [1.0, 0.0, -0.3]])[camera]
+    towards = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+    return RayBatch(eyes, towards, torch.full((n, 3), 0.5), torch.ones(n, 1), camera, torch.zeros(n, 2))
+
+
+@pytest.mark.parametrize("backend", ["kernels", "torch"])
+@pytest.mark.usefixtures("one_thread")
+def test_looks_and_poses_are_those_of_photos(backend: str) -> None:
+    """Rays towards points belong to no photo: embeddings and poses of photos without rays in a step stay."""
+    field, generator = anchored_field(backend, appearance=True, pose_refinement=True, samples=8192)
+    field.setup_training(TrainingContext(20, generator=generator))
+    batch = grey_batch(256, generator)
+    only = batch.indices < 2
+    batch = RayBatch(
+        *(getattr(batch, name)[only] for name in ("origins", "directions", "rgb", "alpha", "indices", "pixels"))
+    )
+    # The first step moves the density, the second what depends on it.
+    for step in range(2):
+        figures = field.training_step(batch, step)
+        assert torch.isfinite(torch.as_tensor(figures["loss"]))
+    assert field.appearance is not None
+    assert bool(field.appearance[:2].any())
+    assert not bool(field.appearance[2].any())
+
+
 @pytest.mark.parametrize("backend", ["kernels", "torch"])
 @pytest.mark.usefixtures("one_thread")
 def test_points_become_opaque_and_the_way_to_them_clear(backend: str) -> None:
@@ -157,14 +184,8 @@ def test_points_become_opaque_and_the_way_to_them_clear(backend: str) -> None:
     assert 0.3 < float(field.world.near) < 0.6, "half of the way to the first points"
     assert len(field.anchors) > 200
     field.setup_training(TrainingContext(200, generator=generator))
-    n = 256
     for step in range(200):
-        camera = torch.randint(3, (n,), generator=generator)
-        eyes = torch.tensor([[1.0, 0.3, 0.2], [1.0, -0.3, 0.1], [1.0, 0.0, -0.3]])[camera]
-        towards = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
-        grey = torch.full((n, 3), 0.5)
-        batch = RayBatch(eyes, towards, grey, torch.ones(n, 1), camera, torch.zeros(n, 2))
-        figures = field.training_step(batch, step)
+        figures = field.training_step(grey_batch(256, generator), step)
         assert torch.isfinite(torch.as_tensor(figures["loss"]))
     engine = field.engine()
     at = engine.density(field.anchors.xyz[:200].contiguous())

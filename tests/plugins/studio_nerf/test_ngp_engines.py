@@ -277,24 +277,3 @@ def test_untouched_rows_keep_value_and_moments() -> None:
     assert 0.05 < float(untouched.float().mean()) < 0.95
     assert torch.equal(after["encoding.table"][untouched], start[untouched])
     assert not bool((after["encoding.table"][~untouched] == start[~untouched]).all(dim=-1).any())
-
-
-def test_levels_that_wait_take_no_part_and_learn_nothing() -> None:
-    for engine_class in (CpuEngine, TorchEngine):
-        encoding, shading, space = make_model()
-        encoding.begin_with(2)
-        rows = int(encoding.arrays[3][2])
-        assert not bool(encoding.table[rows:].any())
-        engine = engine_class(encoding, shading, space)
-        origins, directions, samples = make_rays()
-        points = samples.positions(origins, directions)
-        coarse = engine.density(points)
-        encoding.active = 4
-        assert torch.allclose(engine.density(points), coarse)
-        encoding.active = 2
-        before = encoding.table.detach().clone()
-        adam = LazyAdam({"encoding.table": encoding.table, **shading.named_matrices()})
-        visible = engine.visible(samples, origins, directions, 0.0, 0.0)
-        engine.step(visible, make_targets(16, dtype=torch.float32), adam, Rates(1e-3, 1e-3), with_positions=True)
-        assert torch.equal(encoding.table[rows:], before[rows:])
-        assert not torch.equal(encoding.table[:rows], before[:rows])

@@ -229,7 +229,7 @@ def test_kernels_and_torch_take_the_same_steps(fields: dict[str, Any]) -> None:
             for table in (field.encoding.table, *([] if field.appearance is None else [field.appearance])):
                 table.normal_(0, 0.5)
         losses = take_step(field, steps=3)
-        states.append((losses, {k: v for k, v in field.state_dict().items() if v.is_floating_point()}))
+        states.append((losses, {k: v for k, v in field.state_dict().items() if v.is_floating_point() and v.numel()}))
     (fast_losses, fast), (slow_losses, slow) = states
     assert fast_losses == pytest.approx(slow_losses, rel=1e-4)
     for name, value in fast.items():
