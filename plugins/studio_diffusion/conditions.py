@@ -18,8 +18,11 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 PADDING, UNKNOWN = 0, 1
 _MOST_WORDS = 4096
 _HEAD = 32
+"""Channels of an attention head."""
 _BEFORE = 3
+"""Words that a word is read along with."""
 _POSITION_SPREAD = 0.1
+"""Deviation of the vectors of places at first: less than that of the words, whose order matters less than they do."""
 
 
 def words_of(caption: str) -> list[str]:

@@ -20,6 +20,7 @@ Prediction = Literal["noise", "x0", "v"]
 _COSINE_OFFSET = 0.008
 _LARGEST_BETA = 0.999
 _MIDDLE, _SPREAD, _ANYWHERE = 0.4, 1.0, 0.2
+"""Mean and deviation of logit(t / T), and the share of levels drawn from all alike."""
 
 
 def betas(name: str, timesteps: int) -> Float[Tensor, " timesteps"]:

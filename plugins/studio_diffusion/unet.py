@@ -19,6 +19,7 @@ _GROUPS = 32
 _LEAST_IN_GROUP = 4
 _NORM_EPSILON = 1e-5
 _WORDS_AT_ONCE = 32
+"""Captions are padded to a multiple of this."""
 
 
 def level_embedding(t: Float[Tensor, " b"], dim: int) -> Float[Tensor, "b dim"]:
@@ -193,7 +194,7 @@ class UNet(nn.Module):
                 dropout=dropout,
                 head_dim=head_dim,
                 attends=side <= attention_size,
-                text_dim=text_dim if side <= (reading_size or attention_size) else None,
+                text_dim=text_dim if side <= (attention_size if reading_size is None else reading_size) else None,
             )
 
         self.down = nn.ModuleList()

@@ -214,6 +214,8 @@ class CpuEngine:
         return stats
 
     def apply(self, edit: Edit) -> None:
+        # The mean goes first, as an edit takes the most memory of all.
+        self._mean, self._averaged = None, 0
         # Along a space-filling curve the Gaussians of a block are seen together, so whole blocks can be skipped.
         order = morton_order(edit.params["means"].numpy())
         source = edit.source.numpy()[order]

@@ -278,6 +278,8 @@ class TorchEngine:
         return stats
 
     def apply(self, edit: Edit) -> None:
+        # The mean goes first, as an edit takes the most memory of all.
+        self._mean, self._averaged = None, 0
         kept = (~edit.fresh).to(self.dtype)[:, None]
         first, second = (moment[edit.source] * kept for moment in self._moments())
         if edit.reset_opacity_moments:
@@ -287,7 +289,6 @@ class TorchEngine:
         self._first, self._second = first, second
         self._statistics = self._table.new_zeros(self.count, 3)
         self._weighed, self._tiles = None, 0.0
-        self._mean, self._averaged = None, 0
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     @torch.no_grad()

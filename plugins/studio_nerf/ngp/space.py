@@ -38,6 +38,8 @@ _DISTORTION = 0.003
 _BEFORE, _STRAYS = 0.5, 0.02
 """Where rays begin, as a share of the distance of the nearest sparse points, and the share of points that may be
 strays."""
+_MOST_POINTS, _MOST_CAMERAS = 1 << 15, 200
+"""Of more, so many are asked, evenly chosen: a large scene has a thousand times as many pairs."""
 _CLOSEST = 0.9
 """Place of the NDC near plane before the nearest content."""
 
@@ -233,7 +235,8 @@ class WorldFrame(nn.Module):
 def _nearest(points: Float[Tensor, "n 3"], cameras: Cameras) -> float:
     """Half of the distance at which the first camera sees the first of the points; 0 where none sees any."""
     least = math.inf
-    for camera in cameras:
+    points = points[:: -(-len(points) // _MOST_POINTS) or 1]
+    for camera in cameras[:: -(-len(cameras) // _MOST_CAMERAS) or 1]:
         distances = (points[camera.sees(points)] - camera.camera_to_world[:3, 3]).norm(dim=-1)
         if len(distances):
             least = min(least, float(distances.quantile(_STRAYS)))
