@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +49,16 @@ class StepResult:
     """With respect to the samples' places in the unit cube."""
 
 
+@dataclass(frozen=True)
+class Further:
+    """How rays are marched on from where their first samples end."""
+
+    march: Callable[[Int[Tensor, " r"], Float[Tensor, " r"], int], PackedSamples]
+    """Gives the samples of some of the rays beyond a distance of each, at most so many a ray."""
+    most: int
+    """Samples of a ray that are looked at in all."""
+
+
 class Visible(Protocol):
     """Samples of rays that light reaches, k of them, as an engine keeps them until its next call."""
 
@@ -60,13 +71,16 @@ class Visible(Protocol):
     def density(self) -> Float[Tensor, " k"]: ...
 
     @property
-    def chosen(self) -> Int[Tensor, " k"]:
-        """Which of the marched samples they are."""
+    def deepest(self) -> Int[Tensor, " n"]:
+        """Marched samples of each ray up to the last of these; 0 where there is none."""
         ...
 
 
 class Engine(Protocol):
     """Evaluates and trains the field."""
+
+    stretch: int | None
+    """Samples of a ray that are best marched at first; None: all."""
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
         """Densities at points of the marched frame, without gradients."""
@@ -79,15 +93,17 @@ class Engine(Protocol):
         directions: Float[Tensor, "n 3"],
         early_stop: float,
         least_thickness: float,
+        further: Further | None = None,
     ) -> Any:
         """Encode marched samples and choose those that light reaches.
 
         Args:
-            samples: Of the rays.
+            samples: Of the rays; with `further` the first `stretch` of each.
             origins: Of the rays.
             directions: Of unit length.
             early_stop: Least transmittance with which light enters a chosen sample.
             least_thickness: Least optical thickness of a chosen sample.
+            further: Marches rays on whose samples end before their light does; None: no ray goes on.
         """
         ...
 

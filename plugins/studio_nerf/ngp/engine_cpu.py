@@ -14,37 +14,20 @@ from studio.kernels import cache
 from studio.kernels.workspace import Workspace
 from studio.marching import PackedSamples
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult
+from studio_nerf.ngp.following import LANES, STRETCH, Followed, Follower, padded
 from studio_nerf.ngp.kernels import hash_grid
 from studio_nerf.ngp.kernels.adam import adam_matrix
 from studio_nerf.ngp.kernels.evaluate import density_slope, evaluate_color, evaluate_density
 from studio_nerf.ngp.kernels.layers import Weights
-from studio_nerf.ngp.kernels.samples import follow_rays, place_samples, reached_samples
+from studio_nerf.ngp.kernels.samples import reached_samples
 from studio_nerf.ngp.kernels.train import SHARES, scratch_size, train_rays
 from studio_nerf.ngp.networks import Shading
 from studio_nerf.ngp.optimizer import LazyAdam
 from studio_nerf.ngp.space import Space
 
-_LANES = 16
-_FIRST_ROUND = 8
-"""Samples of a ray that are encoded before its light is looked at; later rounds take half as many as were before."""
-_MOST_ROUNDS = 64
 _POINTS_AT_ONCE = 1 << 17
 """Points whose density is asked for without rays: their features take 16 MiB."""
-
-
-@dataclass(frozen=True)
-class _Followed:
-    """Samples of marched rays that were encoded, by column: the order in which that happened."""
-
-    positions: NDArray[np.float32]
-    features: NDArray[np.float32]
-    density: NDArray[np.float32]
-    columns: NDArray[np.int32]
-    """Of marched samples."""
-    seen: NDArray[np.int64]
-    """End of those of each ray that were encoded."""
-    count: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +40,7 @@ class CpuVisible:
     """Their columns."""
     marched: NDArray[np.int32]
     """Which of the marched samples they are."""
+    marched_offsets: NDArray[np.int64]
     rays: NDArray[np.int32]
     offsets: NDArray[np.int64]
     lengths: NDArray[np.float32]
@@ -79,8 +63,11 @@ class CpuVisible:
         return torch.from_numpy(self.densities)
 
     @property
-    def chosen(self) -> Int[Tensor, " k"]:
-        return torch.from_numpy(self.marched).long()
+    def deepest(self) -> Int[Tensor, " n"]:
+        lit = np.diff(self.offsets) > 0
+        found = np.zeros(len(lit), np.int64)
+        found[lit] = self.marched[self.offsets[1:][lit] - 1] + 1 - self.marched_offsets[:-1][lit]
+        return torch.from_numpy(found)
 
 
 class CpuEngine:
@@ -92,10 +79,12 @@ class CpuEngine:
         space: Geometry.
     """
 
+    stretch: int | None = STRETCH
+
     def __init__(self, encoding: HashGrid, shading: Shading, space: Space) -> None:
         self.encoding, self.shading, self.space = encoding, shading, space
         self._work = Workspace()
-        self._everything = np.arange(0, dtype=np.int32)
+        self._follower = Follower(encoding, space)
 
     # ---- looking -------------------------------------------------------------------------------------------------
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
@@ -104,17 +93,23 @@ class CpuEngine:
         weights = self._weights()
         for first in range(0, len(points), _POINTS_AT_ONCE):
             part = unit[first : first + _POINTS_AT_ONCE].numpy()
-            positions = self._array("positions", 3, _padded(len(part)))
+            positions = self._array("positions", 3, padded(len(part)))
             positions[:, : len(part)] = part.T
             features = self._encode(positions)
-            evaluate_density(features, self._indices(len(part)), weights, result[first : first + len(part)])
+            evaluate_density(features, self._follower.indices(len(part)), weights, result[first : first + len(part)])
         return torch.from_numpy(result)
 
     def visible(
-        self, samples: PackedSamples, origins: Tensor, directions: Tensor, early_stop: float, least_thickness: float
+        self,
+        samples: PackedSamples,
+        origins: Tensor,
+        directions: Tensor,
+        early_stop: float,
+        least_thickness: float,
+        further: Further | None = None,
     ) -> CpuVisible:
-        followed = self._follow(samples, origins, directions, early_stop)
-        return self._reached(samples, followed, early_stop, least_thickness)
+        followed = self._follower.follow(samples, origins, directions, self._weights(), early_stop, further)
+        return self._reached(followed, early_stop, least_thickness)
 
     def colors(self, visible: CpuVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:
         rgb = np.empty((visible.count, 3), np.float32)
@@ -178,56 +173,24 @@ class CpuEngine:
         return weights, _transposed(weights)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
-    def _follow(self, samples: PackedSamples, origins: Tensor, directions: Tensor, early_stop: float) -> _Followed:
-        """Encode samples in rounds, from the cameras on, for as long as there is light."""
-        n, weights = samples.rays, self._weights()
-        offsets, starts, ends = samples.offsets.numpy(), samples.starts.numpy(), samples.ends.numpy()
-        start, along = origins.numpy(), directions.numpy()
-        # Every round may leave the rest of 16 columns unused.
-        room = _padded(len(samples)) + _LANES * _MOST_ROUNDS
-        positions, density = self._array("positions", 3, room), self._array("density", room)
-        features = self._array("features", len(self.encoding.cells), room, 4)
-        columns = self._array("columns", len(samples), dtype=np.int32)
-        seen, depth = offsets[:-1].copy(), np.zeros(n, np.float32)
-        rays, counts = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
-        lit, first, looked = n, 0, 0
-        while True:
-            most = max(_FIRST_ROUND, looked // 2)
-            lit = follow_rays(lit, most, early_stop, offsets, starts, ends, density, columns, seen, depth, rays, counts)
-            if lit == 0:
-                return _Followed(positions, features, density, columns, seen, first)
-            looked += most
-            places = np.zeros(lit + 1, np.int64)
-            np.cumsum(counts[:lit], out=places[1:])
-            places += first
-            end = int(places[-1])
-            place_samples(
-                rays[:lit], places, seen, start, along, starts, ends, self.space.frame, self.space.contracted,
-                positions, columns,
-            )  # fmt: skip
-            hash_grid.encode(positions, self.encoding.arrays, self._table(), features, first, _padded(end))
-            evaluate_density(features, self._indices(end)[first:], weights, density[first:end])
-            first = _padded(end)
-
-    def _reached(
-        self, samples: PackedSamples, followed: _Followed, early_stop: float, least_thickness: float
-    ) -> CpuVisible:
-        most, padded = followed.count, _padded(followed.count)
+    def _reached(self, followed: Followed, early_stop: float, least_thickness: float) -> CpuVisible:
+        samples = followed.samples
+        most, room = followed.count, padded(followed.count)
         names = ("chosen", "index", "rays")
         chosen, index, rays = (self._array(f"kept.{name}", most, dtype=np.int32) for name in names)
         lengths, middles, density = (self._array(f"kept.{name}", most) for name in ("lengths", "middles", "density"))
-        places = self._array("kept.all_places", 3, padded)
+        places = self._array("kept.all_places", 3, room)
         offsets = self._array("kept.offsets", samples.rays + 1, dtype=np.int64)
         kept = reached_samples(
             samples.offsets.numpy(), followed.seen, samples.starts.numpy(), samples.ends.numpy(), followed.columns,
             followed.density, followed.positions, early_stop, least_thickness, chosen, index, rays, offsets, lengths,
             middles, density, places,
         )  # fmt: skip
-        compact = self._array("kept.places", 3, _padded(kept))
+        compact = self._array("kept.places", 3, padded(kept))
         compact[:, :kept] = places[:, :kept]
         return CpuVisible(
-            followed.features, index[:kept], chosen[:kept], rays[:kept], offsets, lengths[:kept], middles[:kept],
-            compact, density[:kept],
+            followed.features, index[:kept], chosen[:kept], samples.offsets.numpy(), rays[:kept], offsets,
+            lengths[:kept], middles[:kept], compact, density[:kept],
         )  # fmt: skip
 
     def _encode(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -248,11 +211,6 @@ class CpuEngine:
         """The matrices with whole vectors of outputs."""
         return tuple(_widened(m.detach().numpy()) for m in self.shading.named_matrices().values())
 
-    def _indices(self, count: int) -> NDArray[np.int32]:
-        if len(self._everything) < count:
-            self._everything = np.arange(count, dtype=np.int32)
-        return self._everything[:count]
-
     def _array(self, name: str, *shape: int, dtype: type = np.float32) -> NDArray:
         return self._work.array(name, shape, dtype)
 
@@ -261,12 +219,8 @@ class CpuEngine:
         return self._work.array(name, shape)
 
 
-def _padded(count: int) -> int:
-    return -(-count // _LANES) * _LANES
-
-
 def _widened(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    missing = -matrix.shape[1] % _LANES
+    missing = -matrix.shape[1] % LANES
     return np.pad(matrix, ((0, 0), (0, missing))) if missing else matrix
 
 

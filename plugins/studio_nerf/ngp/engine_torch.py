@@ -18,7 +18,7 @@ from studio.marching import (
     visible,
 )
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult
 from studio_nerf.ngp.networks import Shading
 from studio_nerf.ngp.optimizer import LazyAdam
 from studio_nerf.ngp.space import Space
@@ -33,7 +33,7 @@ class TorchVisible:
     samples: PackedSamples
     places: Float[Tensor, "k 3"]
     density: Float[Tensor, " k"]
-    chosen: Int[Tensor, " k"]
+    deepest: Int[Tensor, " n"]
 
 
 class TorchEngine:
@@ -44,6 +44,8 @@ class TorchEngine:
         shading: Whose matrices are trained in place.
         space: Geometry.
     """
+
+    stretch: int | None = None
 
     def __init__(self, encoding: HashGrid, shading: Shading, space: Space) -> None:
         self.encoding, self.shading, self.space = encoding, shading, space
@@ -65,12 +67,17 @@ class TorchEngine:
         directions: Float[Tensor, "n 3"],
         early_stop: float,
         least_thickness: float,
+        further: Further | None = None,
     ) -> TorchVisible:
+        if further is not None:
+            raise ValueError("further: this engine takes all samples of a ray at once")
         places = self.space.to_unit(samples.positions(origins, directions))
         density, _ = self._density_at(places)
         _, transmittance = packed_weights(density, samples)
         keep = visible(transmittance, early_stop) & (density * samples.lengths >= least_thickness)
-        return TorchVisible(samples.keep(keep), places[keep], density[keep], keep.nonzero()[:, 0])
+        ordinal = torch.arange(1, len(samples) + 1, device=places.device) - samples.offsets[samples.ray_index]
+        deepest = torch.zeros_like(samples.counts).scatter_reduce_(0, samples.ray_index, ordinal * keep, "amax")
+        return TorchVisible(samples.keep(keep), places[keep], density[keep], deepest)
 
     @torch.no_grad()
     def colors(self, visible: TorchVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:

@@ -22,7 +22,7 @@ from studio_nerf.ngp.checks import check_config
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.corrections import centred, corrected_rays
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Engine, Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Engine, Further, Rates, RayTargets, StepResult
 from studio_nerf.ngp.engine_cpu import CpuEngine
 from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.networks import DIRECTION, Shading, encode_direction
@@ -187,7 +187,8 @@ class NgpField(Field):
         if "poses" in own:
             origins, directions = corrected_rays(own["poses"], origins, directions)
         rays = self.world.rays(origins, directions)
-        samples = self._march(rays, jitter, self._schedule.reach, self._schedule.stride)
+        reach, stride = self._schedule.reach, self._schedule.stride
+        samples = self._march(rays, jitter, self._first_stretch(reach), stride)
         n = self._schedule.affordable(samples)
         samples = _first_rays(samples, n)
         marched: tuple[Tensor, ...] = (rays.origins[:n].detach(), rays.directions[:n].detach())
@@ -201,10 +202,11 @@ class NgpField(Field):
             looks = self._view(anchors.directions, None).detach()
             shown = _stacked(shown, (anchors.rgb, anchors.background, looks))
         origins, directions = (part.contiguous() for part in marched)
-        thickness = thin * self._schedule.stride
-        visible = self.engine().visible(followed, origins, directions, EARLY_STOP, thickness)
+        visible = self.engine().visible(
+            followed, origins, directions, EARLY_STOP, thin * stride, self._further(rays, reach, stride)
+        )
         seen = _first_rays(visible.samples, n)
-        self._schedule.observe(step, samples, seen, visible.chosen[: len(seen)])
+        self._schedule.observe(step, seen, visible.deepest[:n])
         rgb, background, looks = (part.contiguous() for part in shown)
         targets = RayTargets(
             rgb=rgb,
@@ -298,6 +300,22 @@ class NgpField(Field):
             max_samples=most,
         )
 
+    def _first_stretch(self, reach: int) -> int:
+        """Samples that are marched before any is encoded."""
+        return min(self.engine().stretch or reach, reach)
+
+    def _further(self, rays: MarchedFrame, reach: int, stride: float = 1.0) -> Further | None:
+        """Marches some of the rays on, for an engine that asks for it."""
+        if self.engine().stretch is None:
+            return None
+
+        def march(index: Int[Tensor, " r"], begin: Float[Tensor, " r"], most: int) -> PackedSamples:
+            far = None if rays.far is None else rays.far[index]
+            rest = MarchedFrame(rays.origins[index], rays.directions[index], begin, far)
+            return self._march(rest, None, most, stride)
+
+        return Further(march, reach)
+
     def _view(self, directions: Float[Tensor, "n 3"], look: Float[Tensor, "n a"] | None) -> Float[Tensor, "n v"]:
         """What the colour network sees of rays: their direction, and the look of their photo (None: the mean look)."""
         direction = encode_direction(directions)
@@ -339,9 +357,14 @@ class NgpField(Field):
     ) -> tuple[Any, MarchedFrame]:
         """The samples of world rays that light reaches, and the rays as they were marched; without gradients."""
         rays = self.world.rays(origins.float().contiguous(), directions.float().contiguous())
-        samples = self._march(rays)
+        samples = self._march(rays, most=self._first_stretch(_MOST_SAMPLES))
         visible = self.engine().visible(
-            samples, rays.origins.contiguous(), rays.directions.contiguous(), EARLY_STOP, least_thickness
+            samples,
+            rays.origins.contiguous(),
+            rays.directions.contiguous(),
+            EARLY_STOP,
+            least_thickness,
+            self._further(rays, _MOST_SAMPLES),
         )
         return visible, rays
 

@@ -110,14 +110,13 @@ class Schedule:
         shortest = _SHORTEST_IN_FOG if self._foggy else _SHORTEST_REACH
         return min(max(math.ceil(_REACH_MARGIN * self._last_seen), shortest), _LONGEST_REACH)
 
-    def observe(self, step: int, marched: PackedSamples, visible: PackedSamples, chosen: Int[Tensor, " k"]) -> None:
+    def observe(self, step: int, visible: PackedSamples, deepest: Int[Tensor, " n"]) -> None:
         """Take note of where on the rays of this step the light ended.
 
         Args:
             step: The step.
-            marched: All samples of its rays.
-            visible: Those that light reaches.
-            chosen: Which of the marched they are.
+            visible: The samples that light reaches.
+            deepest: Samples of each ray up to the last of these.
         """
         share = _QUICK if step < _QUICK_STEPS else _SLOW
         mean = max(len(visible.starts) / visible.rays, 1.0)
@@ -125,10 +124,9 @@ class Schedule:
         if self.stride > 1:
             change = (self.samples_a_ray / _FEW_SAMPLES) ** _STRIDE_RATE
             self.stride = min(max(self.stride * change, 1.0), _WIDEST)
-        some = visible.counts > 0
-        if bool(some.any()):
-            last = chosen[visible.offsets[1:][some] - 1] - marched.offsets[:-1][some]
-            seen = float(last.kthvalue(max(int(_REACHED * len(last)), 1)).values) + 1
+        last = deepest[deepest > 0]
+        if len(last):
+            seen = float(last.kthvalue(max(int(_REACHED * len(last)), 1)).values)
             # Up at once, as rays that are cut short are judged wrongly; down slowly.
             self._last_seen += (1.0 if seen > self._last_seen else _SLOW) * (seen - self._last_seen)
 

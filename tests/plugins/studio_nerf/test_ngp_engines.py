@@ -14,10 +14,10 @@ from torch import Tensor
 from studio.kernels import cache
 from studio.marching import PackedSamples
 from studio.plugin import SceneInfo
-from studio_nerf.ngp import engine_cpu
+from studio_nerf.ngp import following
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Rates, RayTargets
+from studio_nerf.ngp.engine import Further, Rates, RayTargets
 from studio_nerf.ngp.engine_cpu import CpuEngine
 from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.kernels import evaluate, hash_grid
@@ -150,7 +150,7 @@ def test_rays_are_followed_until_their_light_ends() -> None:
         seen, depth, counts = offsets[:-1].copy(), np.zeros(3, np.float32), np.zeros(3, np.int32)
         rays, columns = np.arange(3, dtype=np.int32), np.zeros(23, np.int32)
         by_column = np.full(32, density, np.float32)
-        arrays = (offsets, starts, starts + np.float32(0.1), by_column, columns, seen, depth, rays, counts)
+        arrays = (offsets[1:].copy(), starts, starts + np.float32(0.1), by_column, columns, seen, depth, rays, counts)
         lit = follow_rays(3, 8, np.exp(-1), *arrays)
         assert rays[:lit].tolist() == [0, 2]
         assert counts[:lit].tolist() == [8, 3]
@@ -178,12 +178,46 @@ def test_what_lies_behind_a_surface_is_not_encoded() -> None:
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         density = evaluate.evaluate_density
-        patch.setattr(engine_cpu, "evaluate_density", lambda f, s, w, d: (calls.append(len(s)), density(f, s, w, d)))
+        patch.setattr(following, "evaluate_density", lambda f, s, w, d: (calls.append(len(s)), density(f, s, w, d)))
         everything = engine.visible(samples, origins, directions, 0.0, 0.0)
         assert sum(calls) == len(samples) == everything.count
         calls.clear()
         few = engine.visible(samples, origins, directions, 0.95, 0.0)
     assert few.count <= sum(calls) < 0.8 * len(samples)
+
+
+@pytest.mark.parametrize("early_stop", [0.0, 0.3])
+def test_rays_marched_in_stretches_see_what_rays_marched_at_once_see(early_stop: float) -> None:
+    encoding, shading, where = make_model()
+    origins, directions, samples = make_rays()
+    engine = CpuEngine(encoding, shading, where)
+    whole = engine.visible(samples, origins, directions, early_stop, 1e-3)
+    expected = (whole.samples, whole.deepest, whole.density.clone(), whole.places[:, : whole.count].copy())
+    asked: list[tuple[int, int]] = []
+
+    def part(rays: Tensor, beyond: Tensor, most: int) -> PackedSamples:
+        counts, starts, ends = [], [], []
+        for i, begin in zip(rays.tolist(), beyond.tolist(), strict=True):
+            own = slice(int(samples.offsets[i]), int(samples.offsets[i + 1]))
+            later = samples.starts[own] >= begin - 1e-7
+            starts.append(samples.starts[own][later][:most])
+            ends.append(samples.ends[own][later][:most])
+            counts.append(len(starts[-1]))
+        asked.append((len(rays), most))
+        offsets = torch.tensor([0, *itertools.accumulate(counts)])
+        return PackedSamples(offsets, torch.cat(starts), torch.cat(ends))
+
+    first = part(torch.arange(RAYS), torch.full((RAYS,), -1.0), engine.stretch or 0)
+    asked.clear()
+    got = engine.visible(first, origins, directions, early_stop, 1e-3, Further(part, 150))
+    # 150 samples of a ray are 32 + 64 + 54.
+    assert [most for _, most in asked] == [64, 54][: len(asked)]
+    assert len(asked) == (2 if early_stop == 0 else len(asked))
+    assert all(rays < RAYS for rays, _ in asked)
+    assert torch.equal(got.samples.offsets, expected[0].offsets)
+    assert torch.equal(got.deepest, expected[1])
+    assert torch.allclose(got.density, expected[2])
+    np.testing.assert_allclose(got.places[:, : got.count], expected[3], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("view", "distortion", "bend"), [(16, 0.0, 0.0), (32, 0.5, 0.0), (16, 0.5, 0.8)])

@@ -19,7 +19,7 @@ _ONE, _TWO, _HALF, _QUARTER = f32(1.0), f32(2.0), f32(0.5), f32(0.25)
 
 @cache.kernel("i8(i8, i8, f4, i8[::1], f4[::1], f4[::1], f4[::1], i4[::1], i8[::1], f4[::1], i4[::1], i4[::1])")
 def _follow(
-    lit: int, most: int, depth_limit: float, offsets: np.ndarray, starts: np.ndarray, ends: np.ndarray,
+    lit: int, most: int, depth_limit: float, stops: np.ndarray, starts: np.ndarray, ends: np.ndarray,
     density: np.ndarray, columns: np.ndarray, seen: np.ndarray, depth: np.ndarray, rays: np.ndarray,
     counts: np.ndarray,
 ) -> int:  # fmt: skip
@@ -31,7 +31,7 @@ def _follow(
             total += density[columns[k]] * (ends[k] - starts[k])
         depth[i] = total
         seen[i] = s + counts[a]
-        left = offsets[i + 1] - seen[i]
+        left = stops[i] - seen[i]
         if left > 0 and total <= depth_limit:
             rays[kept] = np.int32(i)
             counts[kept] = np.int32(min(left, most))
@@ -40,7 +40,7 @@ def _follow(
 
 
 def follow_rays(
-    lit: int, most: int, early_stop: float, offsets: NDArray[np.int64], starts: NDArray[np.float32],
+    lit: int, most: int, early_stop: float, stops: NDArray[np.int64], starts: NDArray[np.float32],
     ends: NDArray[np.float32], density: NDArray[np.float32], columns: NDArray[np.int32], seen: NDArray[np.int64],
     depth: NDArray[np.float32], rays: NDArray[np.int32], counts: NDArray[np.int32],
 ) -> int:  # fmt: skip
@@ -50,7 +50,7 @@ def follow_rays(
         lit: Rays of the last round.
         most: Samples of a ray in the next round.
         early_stop: Least transmittance with which a ray is followed.
-        offsets: (n + 1,), ray i has the intervals ``offsets[i]:offsets[i + 1]``.
+        stops: (n,), end of the intervals of each ray.
         starts: (m,), distances.
         ends: (m,), distances.
         density: (at least m,), of evaluated samples by column.
@@ -64,11 +64,11 @@ def follow_rays(
         Rays of the next round.
     """
     return int(
-        _follow(lit, most, _depth_limit(early_stop), offsets, starts, ends, density, columns, seen, depth, rays, counts)
+        _follow(lit, most, depth_limit(early_stop), stops, starts, ends, density, columns, seen, depth, rays, counts)
     )
 
 
-def _depth_limit(early_stop: float) -> np.float32:
+def depth_limit(early_stop: float) -> np.float32:
     """Optical thickness behind which the transmittance is less."""
     return -np.log(np.float32(early_stop)) if early_stop > 0 else np.float32(np.inf)
 
@@ -141,6 +141,42 @@ def place_samples(
     _place(shares, rays, places, seen, origins, directions, starts, ends, frame, contracted, positions, columns)
 
 
+@cache.kernel("void(i4[::1], i8[::1], i8[::1], f4[::1], f4[::1], i4[::1], i8[::1], f4[::1], f4[::1], i4[::1])")
+def _splice(
+    rays: np.ndarray, firsts: np.ndarray, seen: np.ndarray, starts: np.ndarray, ends: np.ndarray, columns: np.ndarray,
+    at: np.ndarray, all_starts: np.ndarray, all_ends: np.ndarray, all_columns: np.ndarray,
+) -> None:  # fmt: skip
+    for a in range(rays.shape[0]):
+        i = np.int64(rays[a])
+        to = at[i]
+        for s in range(firsts[a], seen[a]):
+            all_starts[to], all_ends[to], all_columns[to] = starts[s], ends[s], columns[s]
+            to += 1
+        at[i] = to
+
+
+def splice_samples(
+    rays: NDArray[np.int32], firsts: NDArray[np.int64], seen: NDArray[np.int64], starts: NDArray[np.float32],
+    ends: NDArray[np.float32], columns: NDArray[np.int32], at: NDArray[np.int64], all_starts: NDArray[np.float32],
+    all_ends: NDArray[np.float32], all_columns: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """Append the evaluated samples of one stretch of some rays to those of their earlier stretches.
+
+    Args:
+        rays: (r,), the rays.
+        firsts: (r,), first sample of each of them in this stretch.
+        seen: (r,), end of those that were evaluated.
+        starts: Of the stretch's samples.
+        ends: As many.
+        columns: As many.
+        at: (n,), updated: where the next sample of each ray goes.
+        all_starts: Written.
+        all_ends: Written.
+        all_columns: Written.
+    """
+    _splice(rays, firsts, seen, starts, ends, columns, at, all_starts, all_ends, all_columns)
+
+
 @cache.kernel(
     "i8(i8[::1], i8[::1], f4[::1], f4[::1], i4[::1], f4[::1], f4[:,::1], f4, f4, i4[::1], i4[::1], i4[::1], i8[::1],"
     "f4[::1], f4[::1], f4[::1], f4[:,::1])"
@@ -184,7 +220,7 @@ def reached_samples(
     """Choose the samples that light reaches, and lay their data side by side.
 
     Args:
-        offsets: (n + 1,), as for `follow_rays`.
+        offsets: (n + 1,), ray i has the intervals ``offsets[i]:offsets[i + 1]``.
         seen: (n,), end of each ray's evaluated samples.
         starts: (m,), distances.
         ends: (m,), distances.
@@ -206,7 +242,7 @@ def reached_samples(
         How many there are.
     """
     count: int = _reached(
-        offsets, seen, starts, ends, columns, density, positions, _depth_limit(early_stop), np.float32(least_thickness),
+        offsets, seen, starts, ends, columns, density, positions, depth_limit(early_stop), np.float32(least_thickness),
         chosen, index, rays, kept, lengths, middles, densities, places,
     )  # fmt: skip
     return count
