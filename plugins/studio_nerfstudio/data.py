@@ -95,6 +95,7 @@ class StudioDataManager(FullImageDatamanager[InputDataset]):
         return SceneInfo(
             num_train=len(self.scene.frames),
             camera_extent=self.scene.camera_extent,
+            points_extent=self.scene.points_extent,
             bounds=box,
             has_alpha=has_alpha,
             background=(1.0, 1.0, 1.0) if has_alpha else None,

@@ -41,6 +41,8 @@ class SceneInfo:
     """Whether the photos carry an alpha channel."""
     background: tuple[float, float, float] | None = None
     """Colour that photos with alpha are composited on for evaluation and display (sRGB); None for opaque photos."""
+    points_extent: float | None = None
+    """`Scene.points_extent`, in scene units."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -54,6 +56,7 @@ class SceneInfo:
             bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
             has_alpha=bool(data["has_alpha"]),
             background=None if background is None else tuple(background),
+            points_extent=None if data.get("points_extent") is None else float(data["points_extent"]),
         )
 
 

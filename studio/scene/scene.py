@@ -100,6 +100,16 @@ class Scene:
         return 1.1 * radius if radius > 0 else 1.0
 
     @property
+    def points_extent(self) -> float | None:
+        """Half the side of the cube around the origin that holds half of the sparse points; None without points.
+
+        Normalisation puts the origin where the cameras look, so this tells how large what they look at is.
+        """
+        if self.points is None or len(self.points) == 0:
+            return None
+        return float(self.points.xyz.abs().amax(dim=1).median())
+
+    @property
     def input_from_scene(self) -> Float[Tensor, "4 4"]:
         """float64 similarity that undoes the normalisation; every export applies it."""
         return torch.linalg.inv(self.scene_from_input)

@@ -79,6 +79,7 @@ class SceneData:
         return SceneInfo(
             num_train=len(self.scene.split("train")),
             camera_extent=self.scene.camera_extent,
+            points_extent=self.scene.points_extent,
             bounds=((-_REACH,) * 3, (_REACH,) * 3),
             has_alpha=has_alpha,
             background=(1.0, 1.0, 1.0) if has_alpha else None,

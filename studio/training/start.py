@@ -303,6 +303,7 @@ def _scene_info(scene: Scene, photos: PhotoStore, background: str) -> SceneInfo:
     return SceneInfo(
         num_train=len(photos),
         camera_extent=scene.camera_extent,
+        points_extent=scene.points_extent,
         bounds=bounds,
         has_alpha=has_alpha,
         background=color if has_alpha or background != "auto" else None,

@@ -38,7 +38,7 @@ class NgpConfig(PluginConfig):
     """box: an object in a box; contract: all of space around the cameras; ndc: cameras that face one way; auto: box for
     photos with alpha, contract for others."""
     steps_across: int = 768
-    """Marching steps along the diagonal of the box; in contracted space twice as many along that of the inner box."""
+    """Marching steps along the diagonal of the box; among cameras twice as many along that of the cube around them."""
     grid_resolution: int = 128
     """Cells a side of the occupancy grid; a multiple of 4."""
     cone_angle: float = 0.003
@@ -67,10 +67,10 @@ class NgpConfig(PluginConfig):
     """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: only in contracted space."""
 
     # ---- optimiser
-    samples: int = 65_536
+    samples: int = 49_152
     """Samples that light reaches in each step; the number of rays follows."""
-    lr: float = 1e-2
-    """Adam's learning rate of the hash table."""
+    lr: float | None = None
+    """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""
     lr_networks: float = 1e-2
     """Adam's learning rate of the networks."""
     lr_decay: float = 0.03

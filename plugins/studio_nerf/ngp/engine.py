@@ -35,6 +35,10 @@ class RayTargets:
     bend: float = 0.0
     """The distortion loss counts a distance t as t / (1 + bend t): in full near the camera, ever less beyond 1 / bend.
     Told in plain lengths, what is far would be pulled before what is near, and a background never be found."""
+    nearness: float = 0.0
+    """Weight of the mean of 1 / (1 + bend t) over what is seen: of two explanations the farther one is preferred."""
+    scored: int | None = None
+    """Rays, from the first on, whose squared error is told; None: all."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class StepResult:
 
     loss: float | Tensor
     squared_error: float | Tensor
-    """Mean over channels, of clamped colours."""
+    """Mean over channels and scored rays, of clamped colours."""
     view_gradient: Float[Tensor, "n v"] | None
     position_gradient: Float[Tensor, "k 3"] | None
     """With respect to the samples' places in the unit cube."""

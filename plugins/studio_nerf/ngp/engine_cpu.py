@@ -139,7 +139,9 @@ class CpuEngine:
         view = targets.view.detach().numpy()
         view_gradient = np.zeros(view.shape if targets.view.requires_grad else (0, view.shape[1]), np.float32)
         rays = len(view)
-        options = np.array([targets.loss_limit, 1 / (3 * rays), targets.distortion / rays, targets.bend], np.float32)
+        scored = rays if targets.scored is None else targets.scored
+        distortion, nearness = targets.distortion / rays, targets.nearness / rays
+        options = np.array([targets.loss_limit, 1 / (3 * rays), distortion, targets.bend, nearness, scored], np.float32)
         sums = train_rays(
             visible.features, visible.index, visible.rays, visible.offsets, visible.lengths, visible.middles, view,
             targets.rgb.numpy(), targets.background.numpy(), options, weights, _transposed(weights), scratch, gradients,
@@ -163,7 +165,7 @@ class CpuEngine:
             adam_matrix(value, gradients, at, weight.shape[1], first, second, adam.coefficients(rates.networks))
             at += weight.size
         return StepResult(
-            float(sums[0]), float(sums[1]) / (3 * rays),
+            float(sums[0]), float(sums[1]) / (3 * scored),
             torch.from_numpy(view_gradient) if len(view_gradient) else None, places,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from studio.marching import (
     packed_composite,
     packed_distortion_loss,
     packed_opacity,
+    packed_sum,
     packed_weights,
     visible,
 )
@@ -107,7 +108,11 @@ class TorchEngine:
         if targets.distortion > 0:
             bent = _bent(samples, targets.bend)
             loss = loss + targets.distortion * packed_distortion_loss(weights, bent).mean()
-        return loss, (shown.detach().clamp(0, 1) - targets.rgb).square().mean()
+        if targets.nearness > 0:
+            near = packed_sum(weights / (1 + targets.bend * samples.midpoints), samples)
+            loss = loss + targets.nearness * near.mean()
+        error = (shown.detach().clamp(0, 1) - targets.rgb)[: targets.scored]
+        return loss, error.square().mean()
 
     def step(
         self,

@@ -37,13 +37,15 @@ EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
 _FINEST, _LOG2_ROWS, _CONTRACTED_LOG2_ROWS = 1024, 17, 19
 """Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen."""
-_GRID_WARMUP = 8
+_RATE, _CONTRACTED_RATE = 0.01, 0.02
+"""Learning rate of the table, where none is chosen."""
+_GRID_WARMUP = 4
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
 surface missed by a few of the random points in its cell is still far above the threshold."""
 _GRID_THRESHOLD = 0.01
 """Optical thickness of a step through a cell that counts."""
-_GRID_SHARE = 8
+_GRID_SHARE = 24
 """After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
 _MOST_SAMPLES = 1024
 """Occupied samples of a ray that are looked at in rendering."""
@@ -215,14 +217,22 @@ class NgpField(Field):
             loss_limit=config.loss_limit,
             distortion=self._schedule.distortion(step, self.space.distortion),
             bend=self.space.bend,
+            nearness=self._schedule.nearness(step),
+            scored=n,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
-        rates = Rates(config.lr * factor, config.lr_networks * factor)
+        rates = Rates(self._rate() * factor, config.lr_networks * factor)
         result = self.engine().step(visible, targets, self._adam, rates, with_positions="poses" in own)
         if own and result.view_gradient is not None:
             self._correct(own, batch.indices, result, seen, rays, view, factor)
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
+
+    def _rate(self) -> float:
+        """Learning rate of the table."""
+        if self.config.lr is not None:
+            return self.config.lr
+        return _CONTRACTED_RATE if self.space.contracted else _RATE
 
     def _anchor_rays(self, rays: int, step: int, generator: torch.Generator) -> AnchorRays | None:
         """Rays towards sparse points that join so many rays of photos."""

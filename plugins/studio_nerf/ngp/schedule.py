@@ -23,7 +23,7 @@ _WARMUP = 20
 _SHORTEST_REACH, _SHORTEST_IN_FOG, _LONGEST_REACH = 64, 128, 1024
 _REACHED, _REACH_MARGIN = 0.995, 2.0
 """Share of the rays whose last visible sample counts, and by how much more is looked at."""
-_FOGGY_STEPS, _FORMING_STEPS, _LOOSE = 250, 400, 0.25
+_FOGGY_STEPS, _FORMING_STEPS, _LOOSE = 250, 1600, 0.25
 """Steps in which the distortion loss has this share of its weight, and those in which it then rises: surfaces that a
 strong one forms out of fog stay where they first were, before anything behind them."""
 _SMALL, _FULL_STEPS = 0.25, 800
@@ -36,9 +36,13 @@ _WIDEST = 8.0
 _FEW_SAMPLES = 20.0
 """Samples of a ray at which steps are as long as they are wanted; longer while there are more."""
 _STRIDE_RATE = 0.2
-_ANCHOR_SHARE, _ANCHOR_STEPS, _CLEARED_SHARE = 0.2, 600, 0.04
-"""Rays towards sparse points, of either kind, as a share of those of photos; the steps until they become fewer, in as
-many again; and the share of those on the way to points that stays, as nothing else clears what only few photos see."""
+_ANCHOR_SHARE, _ANCHOR_STEPS, _CLEARED_SHARE = 0.2, 600, 0.3
+"""Rays around sparse points, as a share of those of photos; the steps until they become fewer, in as many again; and
+the share of rays on the way to points, which stay, as nothing else clears what few photos see. They cost one sample
+each, a tenth of what a ray of a photo does."""
+_NEARNESS, _PUSHED_STEPS = 2e-3, 1200
+"""Weight of the preference for what is far, and the steps until it fades, in as many again. What few cameras see from
+one side, like the wall of a room, fog right before the others explains as well; later nothing would move it."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -79,10 +83,14 @@ class Schedule:
         formed = min(max((step - _FOGGY_STEPS) / _FORMING_STEPS, 0.0), 1.0)
         return final * (_LOOSE + (1 - _LOOSE) * formed) if self._foggy else final
 
+    def nearness(self, step: int) -> float:
+        """Weight of the preference for what is far."""
+        left = min(1.0, max(0.0, 2 - step / _PUSHED_STEPS))
+        return _NEARNESS * left if self._foggy else 0.0
+
     def anchors(self, step: int) -> tuple[float, float]:
         """Rays around sparse points and rays on the way there, as shares of the others."""
-        left = _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS))
-        return left, max(left, _CLEARED_SHARE)
+        return _ANCHOR_SHARE * min(1.0, max(0.0, 2 - step / _ANCHOR_STEPS)), _CLEARED_SHARE
 
     def updates_grid(self, step: int) -> bool:
         """Whether a step begins with a look at the occupancy grid."""

@@ -27,15 +27,18 @@ _DEFAULT_HALF = 1.5
 _FARTHEST = 16.0
 """How far space reaches where a scene does not tell, in radii of the cameras."""
 _MOST_LEVELS = 6
+_INNER, _LEAST_INNER = 1.4, 0.1
+"""Half the side of the inner box: so many times the extent of the sparse points, which most of what the cameras look at
+lies within, and at least this share of the cameras' radius. The finer the box fits, the finer its cells."""
 _NEAR_SHARE = 0.02
 """Distance at which rays begin among cameras, in radii of the cameras."""
 _FINER = 0.5
 """Steps among cameras are so much shorter: what is seen from near needs steps of about a pixel."""
 _HAZE = 0.002
 """Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
-_DISTORTION = 0.003
+_DISTORTION = 0.006
 """Weight of the distortion loss among cameras where none is chosen, once surfaces have formed."""
-_BEFORE, _STRAYS = 0.5, 0.02
+_BEFORE, _STRAYS = 0.65, 0.02
 """Where rays begin, as a share of the distance of the nearest sparse points, and the share of points that may be
 strays."""
 _MOST_POINTS, _MOST_CAMERAS = 1 << 15, 200
@@ -87,10 +90,11 @@ class Space:
             box = info.bounds or ((-half, -half, -half), (half, half, half))
             step = math.dist(*box) / config.steps_across
             return cls("box", box, 1, step, 0.0, 0.0, distortion=config.distortion or 0.0)
-        half = info.camera_extent
-        reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * half
+        around = info.camera_extent
+        reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * around
+        half = max(_inner(info), min(around, reach / 2 ** (_MOST_LEVELS - 1)))
         levels = min(max(math.ceil(math.log2(max(reach / half, 1.0))) + 1, 2), _MOST_LEVELS)
-        step = _FINER * 2 * half * math.sqrt(3) / config.steps_across
+        step = _FINER * 2 * around * math.sqrt(3) / config.steps_across
         box = ((-half, -half, -half), (half, half, half))
         return cls(
             "contract",
@@ -98,10 +102,10 @@ class Space:
             levels,
             step,
             config.cone_angle,
-            _NEAR_SHARE * half,
+            _NEAR_SHARE * around,
             least_thickness=_HAZE,
             distortion=_DISTORTION if config.distortion is None else config.distortion,
-            bend=1 / half,
+            bend=1 / around,
         )
 
     @property
@@ -232,8 +236,16 @@ class WorldFrame(nn.Module):
         return float(self.scale[0]), float(self.scale[1])
 
 
+def _inner(info: SceneInfo) -> float:
+    """Half the side of the box that is not contracted."""
+    around = info.camera_extent
+    if info.points_extent is None:
+        return around
+    return min(max(_INNER * info.points_extent, _LEAST_INNER * around), around)
+
+
 def _nearest(points: Float[Tensor, "n 3"], cameras: Cameras) -> float:
-    """Half of the distance at which the first camera sees the first of the points; 0 where none sees any."""
+    """A part of the distance at which the first camera sees the first of the points; 0 where none sees any."""
     least = math.inf
     points = points[:: -(-len(points) // _MOST_POINTS) or 1]
     for camera in cameras[:: -(-len(cameras) // _MOST_CAMERAS) or 1]:

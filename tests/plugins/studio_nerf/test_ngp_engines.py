@@ -65,12 +65,20 @@ def make_rays(seed: int = 4) -> tuple[Tensor, Tensor, PackedSamples]:
 
 
 def make_targets(
-    view: int, *, distortion: float = 0.0, bend: float = 0.0, with_view: bool = False, dtype: torch.dtype
+    view: int,
+    *,
+    distortion: float = 0.0,
+    bend: float = 0.0,
+    nearness: float = 0.0,
+    scored: int | None = None,
+    with_view: bool = False,
+    dtype: torch.dtype,
 ) -> RayTargets:
     generator = torch.Generator().manual_seed(6)
     rgb, background = torch.rand(2, RAYS, 3, generator=generator)
     seen = torch.randn(RAYS, view, generator=generator).to(dtype)
-    return RayTargets(rgb.to(dtype), background.to(dtype), seen.requires_grad_(with_view), 0.2, distortion, bend)
+    seen.requires_grad_(with_view)
+    return RayTargets(rgb.to(dtype), background.to(dtype), seen, 0.2, distortion, bend, nearness, scored)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
@@ -123,6 +131,21 @@ def test_normals_leave_the_finest_levels_out() -> None:
     (whole,) = torch.autograd.grad(shading.density(encoding(places))[1][:, 0].sum(), places)
     assert relative(fast.density_gradients(fast.visible(samples, origins, directions, 0.0, 0.0)), slopes) < 1e-4
     assert float((slopes - whole).norm()) > 0.1 * float(whole.norm())
+
+
+def test_inner_box_fits_what_the_cameras_look_at() -> None:
+    def build(extent: float | None, reach: float = 6.0) -> Space:
+        box = ((-reach, -1.0, -1.0), (1.0, 1.0, 1.0))
+        return Space.build(NgpConfig(), SceneInfo(camera_extent=2.0, bounds=box, points_extent=extent))
+
+    halves = {extent: build(extent).box[1][0] for extent in (None, 0.5, 0.001, 9.0)}
+    assert halves == pytest.approx({None: 2.0, 0.5: 0.7, 0.001: 0.2, 9.0: 2.0})
+    near, far = build(0.5), build(None)
+    # Steps, the near plane and the distances of the distortion loss do not depend on it.
+    assert (near.step_size, near.near, near.bend) == (far.step_size, far.near, far.bend)
+    # The grid reaches as far: 6 / 0.7 and 6 / 2 in powers of two.
+    assert (near.levels, far.levels) == (5, 3)
+    assert build(0.001, 60.0).box[1][0] * 2 ** (build(0.001, 60.0).levels - 1) >= 60.0
 
 
 @pytest.mark.parametrize("space", ["box", "contract"])
@@ -220,8 +243,13 @@ def test_rays_marched_in_stretches_see_what_rays_marched_at_once_see(early_stop:
     np.testing.assert_allclose(got.places[:, : got.count], expected[3], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("view", "distortion", "bend"), [(16, 0.0, 0.0), (32, 0.5, 0.0), (16, 0.5, 0.8)])
-def test_training_gradients_match_autograd_in_double(view: int, distortion: float, bend: float, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("view", "distortion", "bend", "nearness", "scored"),
+    [(16, 0.0, 0.0, 0.0, None), (32, 0.5, 0.0, 0.0, 30), (16, 0.5, 0.8, 0.0, None), (16, 0.0, 0.8, 0.3, 1)],
+)
+def test_training_gradients_match_autograd_in_double(
+    view: int, distortion: float, bend: float, nearness: float, scored: int | None, threads: int
+) -> None:
     encoding, shading, space = make_model(view=view)
     origins, directions, samples = make_rays()
     fast, slow = CpuEngine(encoding, shading, space), TorchEngine(encoding, shading, space)
@@ -229,7 +257,9 @@ def test_training_gradients_match_autograd_in_double(view: int, distortion: floa
     assert visible.count == len(samples)
 
     reference = slow.visible(samples, origins.double(), directions.double(), 0.0, 0.0)
-    targets = make_targets(view, distortion=distortion, bend=bend, with_view=True, dtype=torch.float64)
+    targets = make_targets(
+        view, distortion=distortion, bend=bend, nearness=nearness, scored=scored, with_view=True, dtype=torch.float64
+    )
     features = encoding(reference.places).detach().requires_grad_()
     encoding_forward, slow.encoding = slow.encoding, _Fixed(features)  # type: ignore[assignment]
     loss, error = slow.losses(reference, targets, reference.places)
@@ -244,14 +274,15 @@ def test_training_gradients_match_autograd_in_double(view: int, distortion: floa
     longest = int(np.diff(visible.offsets).max())
     scratch = np.empty((threads, scratch_size(16, weights, longest)), np.float32)
     single = make_targets(view, distortion=distortion, bend=bend, dtype=torch.float32)
-    options = np.array([0.2, 1 / (3 * RAYS), distortion / RAYS, bend], np.float32)
+    counted = RAYS if scored is None else scored
+    options = np.array([0.2, 1 / (3 * RAYS), distortion / RAYS, bend, nearness / RAYS, counted], np.float32)
     sums = train_rays(
         visible.features, visible.index, visible.rays, visible.offsets, visible.lengths, visible.middles,
         single.view.numpy(), single.rgb.numpy(), single.background.numpy(), options, weights, transposed, scratch,
         gradients, upstream, view_gradient,
     )  # fmt: skip
     assert sums[0] == pytest.approx(float(loss), rel=1e-5)
-    assert sums[1] / (3 * RAYS) == pytest.approx(float(error), rel=1e-5)
+    assert sums[1] / (3 * counted) == pytest.approx(float(error), rel=1e-5)
     total, at = torch.from_numpy(gradients.sum(axis=0)), 0
     for weight, wanted in zip(weights, expected, strict=True):
         got = total[at : at + weight.size].view(weight.shape)[:, : wanted.shape[1]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_figures(scene):
     assert summary.camera_extent == pytest.approx(0.55)
     assert summary.input_scale == 1
     assert summary.notes == ["two [submodels]"]
+
+
+def test_extent_of_the_points(scene):
+    points = PointCloud(torch.tensor([[0.1, 0.0, 0.0], [0.0, -0.3, 0.2], [0.0, 0.0, 9.0]]), torch.zeros(3, 3))
+    assert replace(scene, points=points).points_extent == pytest.approx(0.3)
+    assert replace(scene, points=None).points_extent is None
+    assert replace(scene, points=PointCloud(torch.zeros(0, 3), torch.zeros(0, 3))).points_extent is None
 
 
 def test_json_round_trip(scene):

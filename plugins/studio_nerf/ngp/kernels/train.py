@@ -59,7 +59,7 @@ def _composite_ray(
     light = _ONE
     r, g, b = _ZERO, _ZERO, _ZERO
     mass, moment = _ZERO, _ZERO
-    limit, scale, spread, bend = options[0], options[1], options[2], options[3]
+    limit, scale, spread, bend, push = options[0], options[1], options[2], options[3], options[4]
     for s in range(first, end):
         w = light * element(scratch, alpha + s)
         light -= w
@@ -79,24 +79,28 @@ def _composite_ray(
     gr, gg, gb = min(max(er, -limit), limit), min(max(eg, -limit), limit), min(max(eb, -limit), limit)
     half = f32(0.5)
     sums[0] += scale * (gr * (er - half * gr) + gg * (eg - half * gg) + gb * (eb - half * gb))
-    er = min(max(r, _ZERO), _ONE) - target[ray, 0]
-    eg = min(max(g, _ZERO), _ONE) - target[ray, 1]
-    eb = min(max(b, _ZERO), _ONE) - target[ray, 2]
-    sums[1] += er * er + eg * eg + eb * eb
+    if ray < options[5]:
+        er = min(max(r, _ZERO), _ONE) - target[ray, 0]
+        eg = min(max(g, _ZERO), _ONE) - target[ray, 1]
+        eb = min(max(b, _ZERO), _ONE) - target[ray, 2]
+        sums[1] += er * er + eg * eg + eb * eb
     gr, gg, gb = scale * gr, scale * gg, scale * gb
     # From the far end. A weight w_s contributes w_s * worth_s to the loss's differential, and more density in s takes
     # light from all that lies behind: d loss / d sigma_s = delta_s (T_(s+1) worth_s - sum over t > s of w_t worth_t).
     behind = light * (gr * background[ray, 0] + gg * background[ray, 1] + gb * background[ray, 2])
-    mass_behind, moment_behind, distortion = _ZERO, _ZERO, _ZERO
+    mass_behind, moment_behind, distortion, nearness = _ZERO, _ZERO, _ZERO, _ZERO
     for s in range(end - 1, first - 1, -1):
         w, delta = element(scratch, weight + s), element(scratch, length + s)
         cr, cg, cb = element(scratch, red + s), element(scratch, green + s), element(scratch, blue + s)
         worth = gr * cr + gg * cg + gb * cb
+        t = element(middles, sample + s - first)
+        part = _ONE / (_ONE + bend * t)
+        if push > _ZERO:
+            nearness += w * part
+            worth += push * part
         if spread > _ZERO:
             # Mip-NeRF 360 (Barron et al., 2022), equation 15: pairs of intervals by distance, and each by its length;
             # distances t counted as t / (1 + bend t).
-            t = element(middles, sample + s - first)
-            part = _ONE / (_ONE + bend * t)
             t *= part
             mass_front, moment_front = mass - mass_behind - w, moment - moment_behind - w * t
             pairs = t * (mass_front - mass_behind) - (moment_front - moment_behind)
@@ -112,7 +116,7 @@ def _composite_ray(
         put(scratch, red + s, w * gr * cr * (_ONE - cr))
         put(scratch, green + s, w * gg * cg * (_ONE - cg))
         put(scratch, blue + s, w * gb * cb * (_ONE - cb))
-    sums[0] += spread * distortion
+    sums[0] += spread * distortion + push * nearness
     sums[2] += distortion
 
 
@@ -288,7 +292,8 @@ def train_rays(
         view: (n, v), what the colour network sees of a ray; v a multiple of 16.
         target: (n, 3), colours to reproduce.
         background: (n, 3), colours behind the rays.
-        options: Huber's limit, the loss's scale, the weight of the distortion loss, and the bend of its distances.
+        options: Huber's limit, the loss's scale, the weight of the distortion loss, the bend of its distances, the
+            weight of nearness, and how many rays, from the first on, the squared error counts.
         weights: The layers' matrices.
         transposed: Their transposes.
         scratch: (workers, at least `scratch_size`).
