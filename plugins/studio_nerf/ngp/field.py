@@ -39,7 +39,7 @@ _FINEST, _LOG2_ROWS, _CONTRACTED_LOG2_ROWS = 1024, 17, 19
 """Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen."""
 _RATE, _CONTRACTED_RATE = 0.01, 0.02
 """Learning rate of the table, where none is chosen."""
-_GRID_WARMUP = 4
+_GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
 surface missed by a few of the random points in its cell is still far above the threshold."""
