@@ -45,8 +45,9 @@ _GRID_DECAY = 0.7
 surface missed by a few of the random points in its cell is still far above the threshold."""
 _GRID_THRESHOLD = 0.01
 """Optical thickness of a step through a cell that counts."""
-_GRID_SHARE = 24
-"""After the first updates, one in so many of a level's cells is drawn, and as many again of the occupied ones."""
+_GRID_SHARE = 8
+"""After the first updates, one in so many times the levels of a level's cells is drawn, and as many again of the
+occupied ones: so an update costs the same with any number of levels."""
 _MOST_SAMPLES = 1024
 """Occupied samples of a ray that are looked at in rendering."""
 _RENDERED_RAYS = 1 << 14
@@ -289,7 +290,7 @@ class NgpField(Field):
             return torch.where(found * step_size >= least_thickness, found / self.space.grid_scale(points), 0.0)
 
         everything = int(self.grid.updates) < self.grid.warmup
-        count = None if everything else self.config.grid_resolution**3 // _GRID_SHARE
+        count = None if everything else self.config.grid_resolution**3 // (_GRID_SHARE * self.space.levels)
         self.grid.update(density, step_size=step_size, generator=generator, count=count)
 
     def _march(
