@@ -29,6 +29,7 @@ class SplatConfig(PluginConfig):
             "lr_shN": 2.5e-3 / 20,
             "lr_decay": 1.0,
             "lr_stretch": 0.0,
+            "smooth_l1": 0.0,
             "eps2d": 0.3,
             "sh_start": 1 / 30,
             "coarse_levels": 0,
@@ -44,6 +45,7 @@ class SplatConfig(PluginConfig):
             "lr_means": 1.6e-4,
             "lr_means_final": 1.6e-6,
             "lr_stretch": 0.0,
+            "smooth_l1": 0.0,
         },
     }
     CHECK: ClassVar[Mapping[str, Any]] = {
@@ -84,6 +86,8 @@ class SplatConfig(PluginConfig):
     # ---- loss
     ssim_weight: float = 0.2
     """Share of D-SSIM in the loss; the rest is L1."""
+    smooth_l1: float = 0.03
+    """Colour differences below it count quadratically in L1, those above linearly; 0: plain L1, as in the paper."""
     opacity_reg: float = 0.0
     """Pull towards transparency, times mean opacity."""
     scale_reg: float = 0.0
@@ -94,7 +98,7 @@ class SplatConfig(PluginConfig):
     # ---- optimiser (Adam, eps 1e-15)
     lr_means: float = 3e-4
     """Learning rate of positions at the start, times the scene's extent."""
-    lr_means_final: float = 3e-6
+    lr_means_final: float = 9e-6
     """The same at the end (exponential decay)."""
     lr_scales: float = 1e-2
     """Learning rate of log-scales."""
@@ -106,7 +110,7 @@ class SplatConfig(PluginConfig):
     """Learning rate of the base colour."""
     lr_shN: float = 3e-4
     """Learning rate of the view-dependent colour."""
-    lr_decay: float = 0.3
+    lr_decay: float = 0.9
     """Factor on all other learning rates at the end of training."""
     average_share: float = 0.05
     """Share of the training, at its end, over which the Gaussians are averaged: one step follows one photo, their mean

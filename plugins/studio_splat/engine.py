@@ -40,6 +40,7 @@ class StepOptions:
     rates: LearningRates
     sh_degree: int
     ssim_weight: float
+    smooth_l1: float
     opacity_reg: float
     scale_reg: float
     collect_stats: bool

@@ -128,7 +128,9 @@ class CpuEngine:
             shown = np.ascontiguousarray(self._exposure.apply(target.index, torch.from_numpy(raster.image)).numpy())
         gradient = work.array("step.gradient", (3, height, width))
         mask = None if photo.mask is None else np.ascontiguousarray(photo.mask.numpy())
-        loss = photometric_loss(shown, wanted, gradient, ssim_weight=options.ssim_weight, mask=mask)
+        loss = photometric_loss(
+            shown, wanted, gradient, ssim_weight=options.ssim_weight, smooth_l1=options.smooth_l1, mask=mask
+        )
         figures: dict[str, float | Tensor] = {
             "loss": loss.loss,
             "l1": loss.l1,

@@ -125,7 +125,7 @@ class TorchEngine:
         colors = image.detach().view(wanted.shape).permute(2, 0, 1)
         shown = colors if self._exposure is None else self._exposure.apply(index, colors)
         shown = shown.permute(1, 2, 0).reshape(image.shape)
-        loss = photometric_loss(shown, wanted, ssim_weight=options.ssim_weight, mask=mask)
+        loss = photometric_loss(shown, wanted, ssim_weight=options.ssim_weight, smooth_l1=options.smooth_l1, mask=mask)
         # With a loss that is not finite, every gradient is 0: the parameters stay as they are for the loop to stop at.
         sound = loss.loss.isfinite()
         gradient = torch.where(sound, loss.gradient, 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from studio.metrics import ssim
 from studio.metrics.masked import pixel_mean
@@ -20,7 +21,7 @@ class PhotometricLoss:
     loss: Float[Tensor, ""]
     """(1 - ssim_weight) l1 + ssim_weight (1 - ssim)."""
     l1: Float[Tensor, ""]
-    """Mean absolute difference."""
+    """Mean absolute difference, smooth near zero (`torch.nn.functional.smooth_l1_loss`)."""
     ssim: Float[Tensor, ""]
     """Mean structural similarity, in [-1, 1]."""
     gradient: Float[Tensor, "h w c"]
@@ -32,6 +33,7 @@ def photometric_loss(
     target: Float[Tensor, "h w c"],
     *,
     ssim_weight: float = 0.2,
+    smooth_l1: float = 0.0,
     mask: Bool[Tensor, "h w"] | None = None,
 ) -> PhotometricLoss:
     """L1 and SSIM between an image and its target, and the loss's gradient with respect to the image.
@@ -44,7 +46,7 @@ def photometric_loss(
         shown, wanted = leaf, target
         if mask is not None:
             shown, wanted = (x.where(mask[..., None], x.new_zeros(())) for x in (leaf, target))
-        l1 = pixel_mean((shown - wanted).abs(), mask)
+        l1 = pixel_mean(functional.smooth_l1_loss(shown, wanted, reduction="none", beta=smooth_l1), mask)
         similarity = ssim(shown, wanted, mask)
         loss = (1 - ssim_weight) * l1 + ssim_weight * (1 - similarity)
         (gradient,) = torch.autograd.grad(loss, leaf)

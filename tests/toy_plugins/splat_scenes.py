@@ -96,6 +96,7 @@ def step_options(**changes: object) -> StepOptions:
         "rates": LearningRates(means=2e-3, quats=4e-3, scales=1e-2, opacities=3e-2, sh0=1e-2, shN=1e-3),
         "sh_degree": 3,
         "ssim_weight": 0.2,
+        "smooth_l1": 0.03,
         "opacity_reg": 0.0,
         "scale_reg": 0.0,
         "collect_stats": True,

@@ -2,8 +2,9 @@
 
     loss = (1 - lambda) mean |x - y| + lambda (1 - mean SSIM(x, y))
 
-with the SSIM of Wang et al. (*Image Quality Assessment*, 2004): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2,
-C2 = 0.03^2, zeros outside the image, mean over pixels and channels, as Kerbl et al. (2023) train with.
+where differences below a limit may count quadratically (smooth L1; Girshick, *Fast R-CNN*, 2015). The SSIM is that
+of Wang et al. (*Image Quality Assessment*, 2004): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2, zeros
+outside the image, mean over pixels and channels, as Kerbl et al. (2023) train with.
 
 SSIM needs the variances only as a sum, so four blurred images do: x, y, x^2 + y^2 and x y. Its gradient with respect to
 x is the blur of three images D: of the derivatives with respect to the blurred x, x^2 + y^2 and x y, the latter two
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from studio.kernels import cache
 from studio.kernels.elementary import ONE, TWO, ZERO, f32, lanewise
-from studio.kernels.vec import absolute, element, load, select, splat, store, sum_lanes
+from studio.kernels.vec import element, load, maximum, minimum, select, splat, store, sum_lanes
 
 from .geometry import aligned_scratch
 from .layout import aligned_zeros, check_array
@@ -36,6 +37,7 @@ _PAD = 16  # zeros left and right of a row buffer; at least _REACH, and a whole 
 # Images are held as x - 1/2, zeros outside them as -1/2: variances do not change, and as a difference of squares they
 # lose four times fewer digits in white areas.
 _SHIFT = f32(0.5)
+_LEAST_SMOOTH = f32(1e-30)  # of which the inverse times a difference is still finite
 _C1, _C2 = f32(0.01**2), f32(0.03**2)
 
 _gauss = [math.exp(-((i - _REACH) ** 2) / (2 * 1.5**2)) for i in range(_REACH + 1)]
@@ -49,7 +51,8 @@ class PhotometricLoss:
 
     Attributes:
         loss: (1 - ssim_weight) l1 + ssim_weight (1 - ssim).
-        l1: Mean absolute difference.
+        l1: Mean absolute difference; of differences d below `smooth_l1` d^2 / (2 smooth_l1), of others |d| less half of
+            it.
         ssim: Mean structural similarity, in [-1, 1].
     """
 
@@ -169,11 +172,13 @@ def _gradient_row(
     weight: np.ndarray,
     weight_start: int,
     scale: f32,
+    smooth: f32,
     gradient: np.ndarray,
     start: int,
     width: int,
 ) -> f32:
-    """One row of the gradient, from the ring of D; returns the row's weighted sum of |x - y|."""
+    """One row of the gradient, from the ring of D; returns the row's weighted sum of |x - y|, smooth near zero."""
+    half, inverse = smooth * f32(0.5), ONE / max(smooth, _LEAST_SMOOTH)
     step = pitch + 2 * _PAD
     for i in range(0, pitch, 16):
         for k in range(3):
@@ -183,13 +188,13 @@ def _gradient_row(
         x, y = load(images, image_at + i), load(images, image_at + WINDOW * pitch + i)
         w = load(weight, weight_start + i)
         difference = x - y
-        total = total + w * absolute(difference)
-        sign = select(difference > ZERO, ONE, select(difference < ZERO, -ONE, ZERO))
+        slope = minimum(maximum(difference * inverse, -ONE), ONE)
+        total = total + w * slope * (difference - half * slope)
         value = (
             _blur_row(row, _PAD + i)
             + TWO * x * _blur_row(row, step + _PAD + i)
             + y * _blur_row(row, 2 * step + _PAD + i)
-            + scale * w * sign
+            + scale * w * slope
         )
         value = select(w > ZERO, value, ZERO)
         if i + 16 <= width:
@@ -223,6 +228,7 @@ def _loss_share(
     window: np.ndarray,
     window_pitch: int,
     l1_scale: f32,
+    smooth: f32,
     ssim_scale: f32,
     gradient: np.ndarray,
     sums: np.ndarray,
@@ -277,6 +283,7 @@ def _loss_share(
                 mask,
                 g * mask_pitch,
                 l1_scale,
+                smooth,
                 gradient,
                 plane + g * width,
                 width,
@@ -284,7 +291,7 @@ def _loss_share(
 
 
 @cache.kernel(
-    "void(i8, f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4, f4, f4[:,:,::1], f8[:,:,::1])", parallel=True
+    "void(i8, f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4, f4, f4, f4[:,:,::1], f8[:,:,::1])", parallel=True
 )
 def _loss(
     shares: int,
@@ -293,6 +300,7 @@ def _loss(
     mask: np.ndarray,
     window: np.ndarray,
     l1_scale: f32,
+    smooth: f32,
     ssim_scale: f32,
     gradient: np.ndarray,
     sums: np.ndarray,
@@ -313,6 +321,7 @@ def _loss(
             window,
             window.shape[1] if window.shape[0] > 1 else 0,
             l1_scale,
+            smooth,
             ssim_scale,
             flat,
             sums,
@@ -325,6 +334,7 @@ def photometric_loss(
     gradient: NDArray[np.float32],
     *,
     ssim_weight: float = 0.2,
+    smooth_l1: float = 0.0,
     mask: NDArray | None = None,
     padding: Padding = "same",
 ) -> PhotometricLoss:
@@ -335,6 +345,7 @@ def photometric_loss(
         target: (C, H, W).
         gradient: (C, H, W), written.
         ssim_weight: lambda, 0 to 1.
+        smooth_l1: Differences below it count quadratically, at least 0; torch's ``smooth_l1_loss`` calls it beta.
         mask: (H, W) weights of the pixels, not negative, any real dtype; both means are weighted by it. Pixels of
             weight 0 contribute nothing: they count as zero in both images, as everything outside the image does, so
             what is in them has no influence, and their gradient is 0. Only the ratios of weights matter.
@@ -342,8 +353,8 @@ def photometric_loss(
             inside it.
 
     Raises:
-        ValueError: A shape, dtype or layout in memory is not as above, a weight is negative or NaN, no pixel counts,
-            or with "valid" the image is smaller than the window.
+        ValueError: A shape, dtype or layout in memory is not as above, a weight or limit is negative or NaN, no pixel
+            counts, or with "valid" the image is smaller than the window.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image must have shape (C, H, W), got {getattr(image, 'shape', type(image))}")
@@ -352,6 +363,8 @@ def photometric_loss(
     check_array("gradient", gradient, image.shape)
     if not 0.0 <= ssim_weight <= 1.0:
         raise ValueError(f"ssim_weight must be in [0, 1], got {ssim_weight}")
+    if not smooth_l1 >= 0.0:
+        raise ValueError(f"smooth_l1 must not be negative, got {smooth_l1}")
     channels, height, width = image.shape
     pitch = -(-width // 16) * 16
     weights = aligned_zeros((1 if mask is None else height, pitch))
@@ -378,6 +391,6 @@ def photometric_loss(
     sums = np.empty((2, channels, height), np.float64)
     l1_scale = (1.0 - ssim_weight) / (channels * total)
     ssim_scale = -ssim_weight / (channels * window_total)
-    _loss(cache.get_threads(), image, target, weights, window, l1_scale, ssim_scale, gradient, sums)
+    _loss(cache.get_threads(), image, target, weights, window, l1_scale, smooth_l1, ssim_scale, gradient, sums)
     l1, ssim = float(sums[0].sum()) / (channels * total), float(sums[1].sum()) / (channels * window_total)
     return PhotometricLoss((1.0 - ssim_weight) * l1 + ssim_weight * (1.0 - ssim), l1, ssim)

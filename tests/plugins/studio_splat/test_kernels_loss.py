@@ -16,7 +16,7 @@ from studio_splat.kernels.loss import photometric_loss
 
 
 def expected_loss(
-    image: NDArray, target: NDArray, weight: float, mask: NDArray | None, padding: str
+    image: NDArray, target: NDArray, weight: float, mask: NDArray | None, padding: str, smooth: float = 0.0
 ) -> tuple[float, float, float, NDArray[np.float64]]:
     """Loss, L1, SSIM and gradient, straight from the definition with conv2d."""
     taps = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
@@ -37,7 +37,10 @@ def expected_loss(
     if padding == "valid":
         counted = torch.zeros_like(w)
         counted[5 : height - 5, 5 : width - 5] = w[5 : height - 5, 5 : width - 5]
-    l1 = ((x - y).abs() * w).sum() / (channels * w.sum())
+    distance = (x - y).abs()
+    if smooth > 0:
+        distance = torch.where(distance < smooth, distance**2 / (2 * smooth), distance - smooth / 2)
+    l1 = (distance * w).sum() / (channels * w.sum())
     ssim = (ssim_map * counted).sum() / (channels * counted.sum())
     loss = (1 - weight) * l1 + weight * (1 - ssim)
     loss.backward()
@@ -62,6 +65,7 @@ def make_mask(kind: str, height: int, width: int) -> NDArray[Any] | None:
     return rng.uniform(0.1, 2.0, (height, width)) if kind == "weights" else None
 
 
+@pytest.mark.parametrize("smooth", [0.0, 0.05])
 @pytest.mark.parametrize("mask_kind", ["none", "binary", "weights"])
 @pytest.mark.parametrize(
     ("channels", "height", "width", "padding"),
@@ -76,12 +80,14 @@ def make_mask(kind: str, height: int, width: int) -> NDArray[Any] | None:
         (2, 11, 11, "valid"),
     ],
 )
-def test_matches_the_definition(channels: int, height: int, width: int, padding: Any, mask_kind: str) -> None:
+def test_matches_the_definition(
+    channels: int, height: int, width: int, padding: Any, mask_kind: str, smooth: float
+) -> None:
     image, target = make_pair(channels, height, width)
     mask = make_mask(mask_kind, height, width)
     gradient = np.full_like(image, np.nan)
-    got = photometric_loss(image, target, gradient, ssim_weight=0.3, mask=mask, padding=padding)
-    loss, l1, ssim, expected = expected_loss(image, target, 0.3, mask, padding)
+    got = photometric_loss(image, target, gradient, ssim_weight=0.3, smooth_l1=smooth, mask=mask, padding=padding)
+    loss, l1, ssim, expected = expected_loss(image, target, 0.3, mask, padding, smooth)
     # One pixel among zeros: C2 is all there is in the denominator, and no mean evens out the rounding.
     bound = 1e-6 if height * width > 1 else 1e-5
     assert got.loss == pytest.approx(loss, abs=bound)
@@ -116,6 +122,16 @@ def test_pure_l1() -> None:
     got = photometric_loss(image, target, gradient, ssim_weight=0.0)
     assert got.loss == got.l1 == pytest.approx(np.abs(image - target).mean(dtype=np.float64), rel=1e-6)
     np.testing.assert_allclose(gradient, np.sign(image - target) / image.size, rtol=1e-6, atol=1e-12)
+
+
+def test_smooth_l1_by_hand() -> None:
+    # Differences of 0, half the limit and five times it: 0, d^2 / (2 beta) and |d| - beta / 2; slopes 0, 1/2 and -1.
+    target = np.full((1, 1, 3), 0.5, np.float32)
+    image = target + np.array([[[0.0, 0.05, -0.5]]], np.float32)
+    gradient = np.empty_like(image)
+    got = photometric_loss(image, target, gradient, ssim_weight=0.0, smooth_l1=0.1)
+    assert got.loss == got.l1 == pytest.approx((0.0 + 0.0125 + 0.45) / 3, rel=1e-5)
+    np.testing.assert_allclose(3 * gradient, [[[0.0, 0.5, -1.0]]], rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=25)
@@ -180,3 +196,5 @@ def test_wrong_arguments_are_named() -> None:
         photometric_loss(image, target, gradient, padding="valid")
     with pytest.raises(ValueError, match="ssim_weight"):
         photometric_loss(image, target, gradient, ssim_weight=1.5)
+    with pytest.raises(ValueError, match="smooth_l1"):
+        photometric_loss(image, target, gradient, smooth_l1=-0.1)

@@ -347,6 +347,7 @@ def test_a_ply_of_degree_4_is_refused(tmp_path: Path) -> None:
         ({"initial_count": 0}, "initial_count: 0"),
         ({"initial_opacity": 1.0}, "initial_opacity: 1"),
         ({"ssim_weight": 1.5}, "ssim_weight: 1.5"),
+        ({"smooth_l1": -0.1}, "smooth_l1: -0.1"),
         ({"near": 0.0}, "near: 0"),
         ({"eps2d": -0.1}, "eps2d: -0.1"),
     ],
