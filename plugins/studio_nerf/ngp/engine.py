@@ -63,6 +63,21 @@ class Further:
     """Samples of a ray that are looked at in all."""
 
 
+@dataclass(frozen=True)
+class Thinning:
+    """Lets few of the samples stand for all that matter little, as in Russian roulette (Arvo and Kirk, 1990).
+
+    A sample of weight w < `sure` is chosen in w / `sure` of all cases and counts for as many times its length, so the
+    mean optical thickness is that of all samples. Which ones it hits is spread evenly along a ray: their shares are
+    added up from `turns` on, and a sample is chosen whenever the sum passes a whole number. The weight is told from the
+    optical thickness d before a sample and its own, t, as exp(-d) t / (1 + t), which no weight is less than.
+    """
+
+    sure: float
+    turns: Float[Tensor, " n"]
+    """In [0, 1), drawn at random for each ray."""
+
+
 class Visible(Protocol):
     """Samples of rays that light reaches, k of them, as an engine keeps them until its next call."""
 
@@ -98,6 +113,7 @@ class Engine(Protocol):
         early_stop: float,
         least_thickness: float,
         further: Further | None = None,
+        thinning: Thinning | None = None,
     ) -> Any:
         """Encode marched samples and choose those that light reaches.
 
@@ -108,6 +124,7 @@ class Engine(Protocol):
             early_stop: Least transmittance with which light enters a chosen sample.
             least_thickness: Least optical thickness of a chosen sample.
             further: Marches rays on whose samples end before their light does; None: no ray goes on.
+            thinning: Leaves out samples of little weight; None: none.
         """
         ...
 

@@ -14,7 +14,7 @@ from studio.kernels import cache
 from studio.kernels.workspace import Workspace
 from studio.marching import PackedSamples
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult, Thinning
 from studio_nerf.ngp.following import LANES, STRETCH, Followed, Follower, padded
 from studio_nerf.ngp.kernels import hash_grid
 from studio_nerf.ngp.kernels.adam import adam_matrix
@@ -107,9 +107,10 @@ class CpuEngine:
         early_stop: float,
         least_thickness: float,
         further: Further | None = None,
+        thinning: Thinning | None = None,
     ) -> CpuVisible:
         followed = self._follower.follow(samples, origins, directions, self._weights(), early_stop, further)
-        return self._reached(followed, early_stop, least_thickness)
+        return self._reached(followed, early_stop, least_thickness, thinning)
 
     def colors(self, visible: CpuVisible, view: Float[Tensor, "n v"]) -> Float[Tensor, "k 3"]:
         rgb = np.empty((visible.count, 3), np.float32)
@@ -175,7 +176,9 @@ class CpuEngine:
         return weights, _transposed(weights)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
-    def _reached(self, followed: Followed, early_stop: float, least_thickness: float) -> CpuVisible:
+    def _reached(
+        self, followed: Followed, early_stop: float, least_thickness: float, thinning: Thinning | None
+    ) -> CpuVisible:
         samples = followed.samples
         most, room = followed.count, padded(followed.count)
         names = ("chosen", "index", "rays")
@@ -183,10 +186,11 @@ class CpuEngine:
         lengths, middles, density = (self._array(f"kept.{name}", most) for name in ("lengths", "middles", "density"))
         places = self._array("kept.all_places", 3, room)
         offsets = self._array("kept.offsets", samples.rays + 1, dtype=np.int64)
+        sure, turns = (0.0, lengths[:0]) if thinning is None else (thinning.sure, thinning.turns.float().numpy())
         kept = reached_samples(
             samples.offsets.numpy(), followed.seen, samples.starts.numpy(), samples.ends.numpy(), followed.columns,
-            followed.density, followed.positions, early_stop, least_thickness, chosen, index, rays, offsets, lengths,
-            middles, density, places,
+            followed.density, followed.positions, early_stop, least_thickness, sure, turns, chosen, index, rays,
+            offsets, lengths, middles, density, places,
         )  # fmt: skip
         compact = self._array("kept.places", 3, padded(kept))
         compact[:, :kept] = places[:, :kept]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from studio.marching import (
@@ -19,7 +19,7 @@ from studio.marching import (
     visible,
 )
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Further, Rates, RayTargets, StepResult, Thinning
 from studio_nerf.ngp.networks import Shading
 from studio_nerf.ngp.optimizer import LazyAdam
 from studio_nerf.ngp.space import Space
@@ -69,6 +69,7 @@ class TorchEngine:
         early_stop: float,
         least_thickness: float,
         further: Further | None = None,
+        thinning: Thinning | None = None,
     ) -> TorchVisible:
         if further is not None:
             raise ValueError("further: this engine takes all samples of a ray at once")
@@ -76,6 +77,8 @@ class TorchEngine:
         density, _ = self._density_at(places)
         _, transmittance = packed_weights(density, samples)
         keep = visible(transmittance, early_stop) & (density * samples.lengths >= least_thickness)
+        if thinning is not None:
+            samples, keep = _thinned(samples, keep, density * samples.lengths, transmittance, thinning)
         ordinal = torch.arange(1, len(samples) + 1, device=places.device) - samples.offsets[samples.ray_index]
         deepest = torch.zeros_like(samples.counts).scatter_reduce_(0, samples.ray_index, ordinal * keep, "amax")
         return TorchVisible(samples.keep(keep), places[keep], density[keep], deepest)
@@ -145,6 +148,26 @@ class TorchEngine:
     def trained(self) -> Mapping[str, Tensor]:
         """The parameters by the names that `LazyAdam` knows."""
         return {"encoding.table": self.encoding.table, **self.shading.named_matrices()}
+
+
+def _thinned(
+    samples: PackedSamples,
+    keep: Bool[Tensor, " m"],
+    thickness: Float[Tensor, " m"],
+    transmittance: Float[Tensor, " m"],
+    thinning: Thinning,
+) -> tuple[PackedSamples, Bool[Tensor, " m"]]:
+    """The samples with lengths for which they stand, and which of those to keep are left."""
+    share = transmittance * thickness / ((1 + thickness) * thinning.sure)
+    unsure = keep & (share < 1)
+    # Sums along each ray, in double precision: whole numbers are counted.
+    sums = share.double().where(unsure, 0).cumsum(0)
+    before = torch.cat([sums.new_zeros(1), sums])[samples.offsets[:-1]]
+    turn = sums + (thinning.turns - before)[samples.ray_index]
+    chosen = turn.floor() > (turn - share.where(unsure, 0)).floor()
+    half = 0.5 * samples.lengths / share.where(unsure, 1)
+    thinned = PackedSamples(samples.offsets, samples.midpoints - half, samples.midpoints + half)
+    return thinned, keep & (chosen | ~unsure)
 
 
 def _bent(samples: PackedSamples, bend: float) -> PackedSamples:

@@ -22,7 +22,7 @@ from studio_nerf.ngp.checks import check_config
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.corrections import centred, corrected_rays
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Engine, Further, Rates, RayTargets, StepResult
+from studio_nerf.ngp.engine import Engine, Further, Rates, RayTargets, StepResult, Thinning
 from studio_nerf.ngp.engine_cpu import CpuEngine
 from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.networks import DIRECTION, Shading, encode_direction
@@ -206,8 +206,9 @@ class NgpField(Field):
             shown = _stacked(shown, (anchors.rgb, anchors.background, looks))
         origins, directions = (part.contiguous() for part in marched)
         visible = self.engine().visible(
-            followed, origins, directions, EARLY_STOP, thin * stride, self._further(rays, reach, stride)
-        )
+            followed, origins, directions, EARLY_STOP, thin * stride, self._further(rays, reach, stride),
+            self._thinning(followed.rays, step, generator),
+        )  # fmt: skip
         seen = _first_rays(visible.samples, n)
         self._schedule.observe(step, seen, visible.deepest[:n])
         rgb, background, looks = (part.contiguous() for part in shown)
@@ -228,6 +229,10 @@ class NgpField(Field):
             self._correct(own, batch.indices, result, seen, rays, view, factor)
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
+
+    def _thinning(self, rays: int, step: int, generator: torch.Generator) -> Thinning | None:
+        sure = self._schedule.sure_weight(step)
+        return Thinning(sure, torch.rand(rays, generator=generator).to(self.device)) if sure > 0 else None
 
     def _rate(self) -> float:
         """Learning rate of the table."""

@@ -43,6 +43,9 @@ each, a tenth of what a ray of a photo does."""
 _NEARNESS, _PUSHED_STEPS = 2e-3, 1200
 """Weight of the preference for what is far, and the steps until it fades, in as many again. What few cameras see from
 one side, like the wall of a room, fog right before the others explains as well; later nothing would move it."""
+_SURE = 0.02
+"""Weight of a sample in its ray's colour from which it takes part in each step among cameras, once there are surfaces.
+Two fifths of the samples of a ray are lighter and make up 4 % of its colour together."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20
@@ -87,6 +90,10 @@ class Schedule:
         """Weight of the preference for what is far."""
         left = min(1.0, max(0.0, 2 - step / _PUSHED_STEPS))
         return _NEARNESS * left if self._foggy else 0.0
+
+    def sure_weight(self, step: int) -> float:
+        """Weight from which a sample takes part in a step for certain; 0: all do."""
+        return _SURE if self._foggy and step >= _FULL_STEPS else 0.0
 
     def anchors(self, step: int) -> tuple[float, float]:
         """Rays around sparse points and rays on the way there, as shares of the others."""

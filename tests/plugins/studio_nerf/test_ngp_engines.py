@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from studio.kernels import cache
-from studio.marching import PackedSamples
+from studio.marching import PackedSamples, packed_sum, packed_weights
 from studio.plugin import SceneInfo
 from studio_nerf.ngp import following
 from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.encoding import HashGrid
-from studio_nerf.ngp.engine import Further, Rates, RayTargets
+from studio_nerf.ngp.engine import Further, Rates, RayTargets, Thinning
 from studio_nerf.ngp.engine_cpu import CpuEngine
 from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.kernels import evaluate, hash_grid
@@ -163,6 +163,34 @@ def test_densities_and_choice_of_samples_match_torch(space: str) -> None:
     view = make_targets(16, dtype=torch.float64).view
     assert relative(fast.colors(got, view.float()), slow.colors(expected, view)) < 1e-5
     assert relative(fast.density_gradients(got), slow.density_gradients(expected)) < 1e-4
+
+
+def test_thinned_samples_stand_for_all() -> None:
+    encoding, shading, where = make_model(space="contract")
+    origins, directions, samples = make_rays()
+    fast, slow = CpuEngine(encoding, shading, where), TorchEngine(encoding, shading, where)
+    everything = fast.visible(samples, origins, directions, 1e-2, 1e-3)
+    thickness = packed_sum(everything.density * everything.samples.lengths, everything.samples)
+    every = everything.samples
+    weights = packed_weights(everything.density, every)[0]
+    sure = float(weights.quantile(0.7))
+    certain = int((weights >= sure).sum())
+    total, kept = torch.zeros(RAYS), []
+    # Turns evenly over [0, 1): the mean over them is the expectation, to the width of a step for each sample.
+    steps = 200
+    for k in range(steps):
+        thinning = Thinning(sure, torch.full((RAYS,), (k + 0.5) / steps))
+        got = fast.visible(samples, origins, directions, 1e-2, 1e-3, thinning=thinning)
+        total += packed_sum(got.density * got.samples.lengths, got.samples) / steps
+        kept.append(got.count)
+        if k % 20 == 0:
+            expected = slow.visible(samples, origins.double(), directions.double(), 1e-2, 1e-3, thinning=thinning)
+            assert torch.equal(got.samples.offsets, expected.samples.offsets)
+            assert relative(got.samples.midpoints, expected.samples.midpoints) < 1e-6
+            assert relative(got.samples.lengths, expected.samples.lengths) < 1e-4
+            assert torch.equal(got.deepest, expected.deepest)
+    assert relative(total, thickness) < 0.02
+    assert certain / 2 < min(kept) <= max(kept) < everything.count
 
 
 def test_rays_are_followed_until_their_light_ends() -> None:

@@ -178,25 +178,36 @@ def splice_samples(
 
 
 @cache.kernel(
-    "i8(i8[::1], i8[::1], f4[::1], f4[::1], i4[::1], f4[::1], f4[:,::1], f4, f4, i4[::1], i4[::1], i4[::1], i8[::1],"
-    "f4[::1], f4[::1], f4[::1], f4[:,::1])"
+    "i8(i8[::1], i8[::1], f4[::1], f4[::1], i4[::1], f4[::1], f4[:,::1], f4, f4, f4, f4[::1], i4[::1], i4[::1],"
+    "i4[::1], i8[::1], f4[::1], f4[::1], f4[::1], f4[:,::1])"
 )
 def _reached(
     offsets: np.ndarray, seen: np.ndarray, starts: np.ndarray, ends: np.ndarray, columns: np.ndarray,
-    density: np.ndarray, positions: np.ndarray, depth_limit: float, alpha_limit: float, chosen: np.ndarray,
-    index: np.ndarray, rays: np.ndarray, kept: np.ndarray, lengths: np.ndarray, middles: np.ndarray,
-    densities: np.ndarray, places: np.ndarray,
+    density: np.ndarray, positions: np.ndarray, depth_limit: float, alpha_limit: float, sure: float,
+    turns: np.ndarray, chosen: np.ndarray, index: np.ndarray, rays: np.ndarray, kept: np.ndarray, lengths: np.ndarray,
+    middles: np.ndarray, densities: np.ndarray, places: np.ndarray,
 ) -> int:  # fmt: skip
     count = 0
     kept[0] = 0
     n = offsets.shape[0] - 1
     for i in range(n):
-        depth = f32(0.0)
+        depth, turn = f32(0.0), f32(0.0)
+        if sure > f32(0.0):
+            turn = turns[i]
         for s in range(offsets[i], seen[i]):
             c = columns[s]
             length = ends[s] - starts[s]
             thickness = density[c] * length
-            if thickness >= alpha_limit:
+            taken = thickness >= alpha_limit
+            if taken and sure > f32(0.0):
+                share = np.exp(-depth) * thickness / ((_ONE + thickness) * sure)
+                if share < _ONE:
+                    turn += share
+                    taken = turn >= _ONE
+                    if taken:
+                        turn -= _ONE
+                        length /= share
+            if taken:
                 chosen[count], index[count], rays[count] = np.int32(s), c, np.int32(i)
                 lengths[count] = length
                 middles[count] = _HALF * (starts[s] + ends[s])
@@ -213,9 +224,9 @@ def _reached(
 def reached_samples(
     offsets: NDArray[np.int64], seen: NDArray[np.int64], starts: NDArray[np.float32], ends: NDArray[np.float32],
     columns: NDArray[np.int32], density: NDArray[np.float32], positions: NDArray[np.float32], early_stop: float,
-    least_thickness: float, chosen: NDArray[np.int32], index: NDArray[np.int32], rays: NDArray[np.int32],
-    kept: NDArray[np.int64], lengths: NDArray[np.float32], middles: NDArray[np.float32],
-    densities: NDArray[np.float32], places: NDArray[np.float32],
+    least_thickness: float, sure: float, turns: NDArray[np.float32], chosen: NDArray[np.int32],
+    index: NDArray[np.int32], rays: NDArray[np.int32], kept: NDArray[np.int64], lengths: NDArray[np.float32],
+    middles: NDArray[np.float32], densities: NDArray[np.float32], places: NDArray[np.float32],
 ) -> int:  # fmt: skip
     """Choose the samples that light reaches, and lay their data side by side.
 
@@ -229,6 +240,8 @@ def reached_samples(
         positions: (3, columns), from `place_samples`.
         early_stop: Least transmittance with which light enters a chosen sample.
         least_thickness: Least optical thickness of a chosen sample.
+        sure: Weight from which a sample is chosen for certain (`studio_nerf.ngp.engine.Thinning`); 0: all are.
+        turns: (n,) in [0, 1), where the turns of each ray begin; with `sure` 0 not read.
         chosen: (at least as many as are evaluated,), written: which samples were chosen.
         index: As long, written: their columns.
         rays: As long, written: their rays.
@@ -243,6 +256,6 @@ def reached_samples(
     """
     count: int = _reached(
         offsets, seen, starts, ends, columns, density, positions, depth_limit(early_stop), np.float32(least_thickness),
-        chosen, index, rays, kept, lengths, middles, densities, places,
+        np.float32(sure), turns, chosen, index, rays, kept, lengths, middles, densities, places,
     )  # fmt: skip
     return count
