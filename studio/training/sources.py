@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from studio.cameras import Cameras
@@ -40,6 +42,22 @@ class BatchSource(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+class _Pixels:
+    """The pixels of one photo, where they can be looked up without asking the photo store each time."""
+
+    def __init__(self, photo: Photo) -> None:
+        self.mask = photo.mask
+        self.colors: NDArray[np.uint8] = photo.image.reshape(-1, photo.image.shape[-1]).numpy()
+        self.count, self.width = len(self.colors), photo.image.shape[1]
+
+    def allowed(self, uniform: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """Flat numbers picked by numbers in [0, 1) among the unmasked pixels; None if all or none are masked."""
+        if self.mask is None:
+            return None
+        found = self.mask.numpy().reshape(-1).nonzero()[0]
+        return found[(uniform * len(found)).astype(np.int64)] if len(found) else None
+
+
 class SceneSource:
     """Photos and rays of a scene's training split.
 
@@ -58,9 +76,10 @@ class SceneSource:
         self._rays = torch.Generator().manual_seed(stream_seed(seed, _RAYS))
         self._window: list[int] = []
         self._window_left = 0
-        # Cameras of the window, and the window that they were gathered for.
+        # Cameras of the window and those of its photos that were drawn from, and the window that they belong to.
         self._cameras: Cameras | list[Cameras] = []
-        self._cameras_of: list[int] = []
+        self._pixels: dict[int, _Pixels] = {}
+        self._gathered: list[int] = []
 
     def next(self, request: Request) -> Batch:
         if isinstance(request, PhotoRequest):
@@ -86,6 +105,10 @@ class SceneSource:
             self._window = list(range(size)) if size == len(self.photos) else self._order.take(size)
             self._window_left = self.window_batches
         self._window_left -= 1
+        if self._gathered != self._window:
+            self._cameras = _stacked([self.photos.camera(index) for index in self._window])
+            self._pixels = {}
+            self._gathered = list(self._window)
         chosen = torch.randint(len(self._window), (count,), generator=self._rays)
         uniform = torch.rand(count, dtype=torch.float64, generator=self._rays)
         slots, order = torch.sort(chosen, stable=True)
@@ -103,25 +126,30 @@ class SceneSource:
         Returns:
             Flat pixel numbers, RGBA values (uint8), and the width of each one's photo.
         """
-        counts = torch.bincount(slots, minlength=len(self._window)).tolist()
-        flats, colors, widths = [], [], []
+        counts = np.bincount(slots.numpy(), minlength=len(self._window))
+        present = counts.nonzero()[0].tolist()
+        photos = [self._pixels_of(slot) for slot in present]
+        counts = counts[present]
+        ends = counts.cumsum().tolist()
+        numbers = uniform.numpy()
         # Of each photo only what must be looked up there; all else is done for the whole batch at once.
-        for slot, part in enumerate(uniform.split(counts)):
-            if len(part) == 0:
-                continue
-            photo = self.photos.get(self._window[slot])
-            flat = _pick(photo, part)
-            flats.append(flat)
-            colors.append(_rgba(photo.image.reshape(-1, photo.image.shape[-1])[flat]))
-            widths.append(photo.image.shape[1])
-        present = torch.tensor([count for count in counts if count], dtype=torch.int64)
-        return torch.cat(flats), torch.cat(colors), torch.tensor(widths).repeat_interleave(present)
+        flat = (numbers * np.repeat([photo.count for photo in photos], counts)).astype(np.int64)
+        colors = np.full((len(flat), 4), 255, np.uint8)
+        for photo, first, end in zip(photos, [0, *ends[:-1]], ends, strict=True):
+            allowed = photo.allowed(numbers[first:end])
+            if allowed is not None:
+                flat[first:end] = allowed
+            colors[first:end, : photo.colors.shape[1]] = photo.colors[flat[first:end]]
+        widths = np.repeat([photo.width for photo in photos], counts)
+        return torch.from_numpy(flat), torch.from_numpy(colors), torch.from_numpy(widths)
+
+    def _pixels_of(self, slot: int) -> _Pixels:
+        if slot not in self._pixels:
+            self._pixels[slot] = _Pixels(self.photos.get(self._window[slot]))
+        return self._pixels[slot]
 
     def _rays_through(self, pixels: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """World rays through pixels of photos given in ascending order."""
-        if self._cameras_of != self._window:
-            self._cameras = _stacked([self.photos.camera(index) for index in self._window])
-            self._cameras_of = list(self._window)
         if isinstance(self._cameras, Cameras):
             rays = self._cameras[slots].rays(pixels)
             return rays.origins, rays.directions
@@ -141,20 +169,6 @@ class SceneSource:
         self._order.position = state["position"]
         self._rays.set_state(state["rays"])
         self._window, self._window_left = list(state["window"]), state["window_left"]
-
-
-def _pick(photo: Photo, uniform: Tensor) -> Tensor:
-    """Flat numbers of pixels picked by numbers in [0, 1) among the photo's unmasked ones."""
-    count = photo.image.shape[0] * photo.image.shape[1]
-    if photo.mask is not None:
-        allowed = photo.mask.flatten().nonzero()[:, 0]
-        if len(allowed):
-            return allowed[(uniform * len(allowed)).long()]
-    return (uniform * count).long()
-
-
-def _rgba(values: Tensor) -> Tensor:
-    return values if values.shape[-1] == 4 else torch.nn.functional.pad(values, (0, 1), value=255)
 
 
 def _stacked(cameras: list[Cameras]) -> Cameras | list[Cameras]:

@@ -67,14 +67,15 @@ class NgpConfig(PluginConfig):
     """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: only in contracted space."""
 
     # ---- optimiser
-    samples: int = 49_152
-    """Samples that light reaches in each step; the number of rays follows."""
+    samples: int | None = None
+    """Samples that light reaches in each step; the number of rays follows; default: 49,152, and 24,576 in contracted
+    space."""
     lr: float | None = None
     """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""
     lr_networks: float = 1e-2
     """Adam's learning rate of the networks."""
-    lr_decay: float = 0.03
-    """Factor on the learning rates at the end."""
+    lr_decay: float | None = None
+    """Factor on the learning rates at the end; default: 0.03, and 0.1 in contracted space."""
     decay_start: float = 0.3
     """Share of the training from which they fall."""
     grid_every: int = 16

@@ -226,8 +226,12 @@ class CpuEngine:
 
 
 def _widened(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    missing = -matrix.shape[1] % LANES
-    return np.pad(matrix, ((0, 0), (0, missing))) if missing else matrix
+    rows, columns = matrix.shape
+    if columns % LANES == 0:
+        return matrix
+    wide = np.zeros((rows, padded(columns)), np.float32)
+    wide[:, :columns] = matrix
+    return wide
 
 
 def _transposed(weights: Weights) -> Weights:

@@ -207,7 +207,7 @@ class NgpField(Field):
         origins, directions = (part.contiguous() for part in marched)
         visible = self.engine().visible(
             followed, origins, directions, EARLY_STOP, thin * stride, self._further(rays, reach, stride),
-            self._thinning(followed.rays, step, generator),
+            self._thinning(origins, step, generator),
         )  # fmt: skip
         seen = _first_rays(visible.samples, n)
         self._schedule.observe(step, seen, visible.deepest[:n])
@@ -230,9 +230,9 @@ class NgpField(Field):
         error = float(result.squared_error) if math.isfinite(float(result.loss)) else float("nan")
         return {"loss": result.loss, "psnr": -10 * math.log10(max(error, 1e-10)), "rays": float(n)}
 
-    def _thinning(self, rays: int, step: int, generator: torch.Generator) -> Thinning | None:
+    def _thinning(self, origins: Float[Tensor, "n 3"], step: int, generator: torch.Generator) -> Thinning | None:
         sure = self._schedule.sure_weight(step)
-        return Thinning(sure, torch.rand(rays, generator=generator).to(self.device)) if sure > 0 else None
+        return Thinning(sure, torch.rand(len(origins), generator=generator).to(origins)) if sure > 0 else None
 
     def _rate(self) -> float:
         """Learning rate of the table."""

@@ -13,6 +13,10 @@ from torch import Tensor
 from studio.marching import PackedSamples
 from studio_nerf.ngp.config import NgpConfig
 
+_SAMPLES, _FOGGY_SAMPLES = 49_152, 24_576
+"""Samples of a step, where none are chosen. Fog and walls that few cameras see need many steps more than large ones."""
+_DECAY, _FOGGY_DECAY = 0.03, 0.1
+"""Factor on the rates at the end, where none is chosen."""
 _FEWEST_RAYS, _MOST_RAYS = 256, 16_384
 _RAY_MULTIPLE = 64
 _FIRST_SAMPLES_A_RAY = 256.0
@@ -64,6 +68,9 @@ class Schedule:
     def __init__(self, config: NgpConfig, *, foggy: bool = False, levels: int = 1) -> None:
         self.config = config
         self._foggy, self._levels = foggy, levels
+        self.samples = config.samples or (_FOGGY_SAMPLES if foggy else _SAMPLES)
+        """Samples of a step that light reaches."""
+        self._decay = config.lr_decay or (_FOGGY_DECAY if foggy else _DECAY)
         self.samples_a_ray = _FIRST_SAMPLES_A_RAY
         """Samples of a ray that light reaches, a moving mean."""
         self._last_seen = float(_LONGEST_REACH)
@@ -75,7 +82,7 @@ class Schedule:
         """Factor on all learning rates: a short rise, a plateau, an exponential fall."""
         config = self.config
         late = max(progress - config.decay_start, 0.0) / max(1.0 - config.decay_start, 1e-9)
-        return min(1.0, (step + 1) / _WARMUP) * config.lr_decay ** min(late, 1.0)
+        return min(1.0, (step + 1) / _WARMUP) * self._decay ** min(late, 1.0)
 
     def least_thickness(self, step: int, final: float) -> float:
         """Optical thickness of a sample that is worth looking at: everything, until surfaces have begun to form."""
@@ -108,12 +115,12 @@ class Schedule:
     def rays(self, step: int) -> int:
         """Rays of a step."""
         share = min(max(step / _FULL_STEPS, _SMALL), 1.0) if self._foggy else 1.0
-        count = int(share * self.config.samples / self.samples_a_ray) // _RAY_MULTIPLE * _RAY_MULTIPLE
+        count = int(share * self.samples / self.samples_a_ray) // _RAY_MULTIPLE * _RAY_MULTIPLE
         return min(max(count, _FEWEST_RAYS), _MOST_RAYS)
 
     def affordable(self, samples: PackedSamples) -> int:
         """How many of the marched rays, from the first on, fit into a step's memory; at least 1."""
-        limit = _MOST_MARCHED * self.config.samples
+        limit = _MOST_MARCHED * self.samples
         if len(samples) <= limit:
             return samples.rays
         bound = torch.tensor(limit, device=samples.offsets.device)
