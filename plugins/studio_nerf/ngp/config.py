@@ -59,8 +59,8 @@ class NgpConfig(PluginConfig):
     """Hidden units of the colour network; a multiple of 16."""
 
     # ---- loss
-    loss_limit: float = 0.1
-    """Colour error beyond which the loss grows linearly (Huber)."""
+    loss_limit: float | None = None
+    """Colour error beyond which the loss grows linearly (Huber); default: 0.1, and 0.3 in contracted space."""
     random_background: bool = True
     """Composite rays on random colours, so that what is opaque in the photos becomes opaque."""
     distortion: float | None = None
@@ -68,7 +68,7 @@ class NgpConfig(PluginConfig):
 
     # ---- optimiser
     samples: int | None = None
-    """Samples that light reaches in each step; the number of rays follows; default: 49,152, and 24,576 in contracted
+    """Samples that light reaches in each step; the number of rays follows; default: 49,152, and 40,960 in contracted
     space."""
     lr: float | None = None
     """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""

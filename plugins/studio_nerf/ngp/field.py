@@ -39,6 +39,9 @@ _FINEST, _LOG2_ROWS, _CONTRACTED_LOG2_ROWS = 1024, 17, 19
 """Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen."""
 _RATE, _CONTRACTED_RATE = 0.01, 0.02
 """Learning rate of the table, where none is chosen."""
+_LOSS_LIMIT, _CONTRACTED_LOSS_LIMIT = 0.1, 0.3
+"""Colour error beyond which the loss grows linearly, where none is chosen. Before a background edges err by more than
+an object on a plain one, and few pixels make up most of the error."""
 _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
@@ -216,7 +219,7 @@ class NgpField(Field):
             rgb=rgb,
             background=background,
             view=looks.requires_grad_(bool(own)),
-            loss_limit=config.loss_limit,
+            loss_limit=self._loss_limit(),
             distortion=self._schedule.distortion(step, self.space.distortion),
             bend=self.space.bend,
             nearness=self._schedule.nearness(step),
@@ -239,6 +242,11 @@ class NgpField(Field):
         if self.config.lr is not None:
             return self.config.lr
         return _CONTRACTED_RATE if self.space.contracted else _RATE
+
+    def _loss_limit(self) -> float:
+        if self.config.loss_limit is not None:
+            return self.config.loss_limit
+        return _CONTRACTED_LOSS_LIMIT if self.space.contracted else _LOSS_LIMIT
 
     def _anchor_rays(self, rays: int, step: int, generator: torch.Generator) -> AnchorRays | None:
         """Rays towards sparse points that join so many rays of photos."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from studio.marching import PackedSamples
 from studio_nerf.ngp.config import NgpConfig
 
-_SAMPLES, _FOGGY_SAMPLES = 49_152, 24_576
-"""Samples of a step, where none are chosen. Fog and walls that few cameras see need many steps more than large ones."""
+_SAMPLES, _FOGGY_SAMPLES = 49_152, 40_960
+"""Samples of a step, where none are chosen; among cameras a few that stand for many (see `_SURE`)."""
 _DECAY, _FOGGY_DECAY = 0.03, 0.1
 """Factor on the rates at the end, where none is chosen."""
 _FEWEST_RAYS, _MOST_RAYS = 256, 16_384
