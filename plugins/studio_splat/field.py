@@ -434,8 +434,10 @@ def _check_config(config: SplatConfig) -> None:
         )
     if not 0 <= config.ssim_weight <= 1:
         raise StudioError(f"ssim_weight: {config.ssim_weight} is not between 0 and 1.", fix="Use a share such as 0.2.")
-    if not config.smooth_l1 >= 0:
-        raise StudioError(f"smooth_l1: {config.smooth_l1} is negative.", fix="Use a value such as 0.03, or 0.")
+    if not 0 <= config.smooth_l1 <= 1:
+        raise StudioError(
+            f"smooth_l1: {config.smooth_l1} is not between 0 and 1.", fix="Use a difference such as 0.03, or 0."
+        )
     if not config.near > 0:
         raise StudioError(f"near: {config.near} is not a depth above 0.", fix="Use a value such as 0.01.")
     if not config.eps2d >= 0:

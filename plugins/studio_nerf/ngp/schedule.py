@@ -49,7 +49,7 @@ _NEARNESS, _PUSHED_STEPS = 2e-3, 1200
 one side, like the wall of a room, fog right before the others explains as well; later nothing would move it."""
 _SURE = 0.02
 """Weight of a sample in its ray's colour from which it takes part in each step among cameras, once there are surfaces.
-Two fifths of the samples of a ray are lighter and make up 4 % of its colour together."""
+Half of the samples of a ray are lighter and make up 4 % of its colour together."""
 _QUICK, _SLOW = 0.5, 0.1
 """Share of a new figure in the mean of samples a ray, while the grid changes quickly and after."""
 _QUICK_STEPS = 20

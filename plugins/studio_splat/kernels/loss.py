@@ -363,8 +363,8 @@ def photometric_loss(
     check_array("gradient", gradient, image.shape)
     if not 0.0 <= ssim_weight <= 1.0:
         raise ValueError(f"ssim_weight must be in [0, 1], got {ssim_weight}")
-    if not smooth_l1 >= 0.0:
-        raise ValueError(f"smooth_l1 must not be negative, got {smooth_l1}")
+    if not 0.0 <= smooth_l1 < math.inf:
+        raise ValueError(f"smooth_l1 must be finite and not negative, got {smooth_l1}")
     channels, height, width = image.shape
     pitch = -(-width // 16) * 16
     weights = aligned_zeros((1 if mask is None else height, pitch))

@@ -454,6 +454,18 @@ def test_image_values_are_used_as_stored(trained: Prepared) -> None:
     assert abs(float(shown.mean() - store.get(0).composited((1.0, 1.0, 1.0)).mean())) < 0.02
 
 
+def test_what_is_not_chosen_follows_the_space() -> None:
+    foggy, clear = Schedule(NgpConfig(), foggy=True), Schedule(NgpConfig())
+    assert (foggy.samples, clear.samples) == (40_960, 49_152)
+    assert (foggy.rate_factor(10_000, 1.0), clear.rate_factor(10_000, 1.0)) == pytest.approx((0.1, 0.03))
+    chosen = NgpConfig(samples=1024, lr_decay=0.5)
+    assert {Schedule(chosen, foggy=fog).samples for fog in (True, False)} == {1024}
+    assert Schedule(chosen, foggy=True).rate_factor(10_000, 1.0) == pytest.approx(0.5)
+    # Samples are thinned among cameras only, and once there are surfaces.
+    assert [foggy.sure_weight(step) for step in (0, 799, 800)] == [0.0, 0.0, 0.02]
+    assert clear.sure_weight(5000) == 0.0
+
+
 def test_training_begins_gently_where_it_begins_in_fog() -> None:
     config = NgpConfig(samples=65_536, grid_every=16)
     foggy, clear = Schedule(config, foggy=True, levels=3), Schedule(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 from pathlib import Path
@@ -348,6 +349,7 @@ def test_a_ply_of_degree_4_is_refused(tmp_path: Path) -> None:
         ({"initial_opacity": 1.0}, "initial_opacity: 1"),
         ({"ssim_weight": 1.5}, "ssim_weight: 1.5"),
         ({"smooth_l1": -0.1}, "smooth_l1: -0.1"),
+        ({"smooth_l1": math.inf}, "smooth_l1: inf"),
         ({"near": 0.0}, "near: 0"),
         ({"eps2d": -0.1}, "eps2d: -0.1"),
     ],
