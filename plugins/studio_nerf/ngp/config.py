@@ -44,6 +44,10 @@ class NgpConfig(PluginConfig):
     cone_angle: float = 0.003
     """Growth of marching steps with distance, outside of a box."""
 
+    ambient: bool = True
+    """Among cameras, where no photo looked, show the mean colour of the photos in that direction; else the background
+    shows there."""
+
     # ---- encoding and networks
     levels: int = 8
     """Resolutions of the hash grid, with four features each; a multiple of 4."""

@@ -17,6 +17,7 @@ from studio.plugin import Field, RayBatch, RayRequest, SceneInfo, TrainingContex
 from studio.plugin.abilities import RaySamples
 from studio.scene import PhotoStore, Scene
 from studio_nerf.classic.silhouettes import carve
+from studio_nerf.ngp.ambient import Ambient
 from studio_nerf.ngp.anchors import AnchorRays, Anchors, joined
 from studio_nerf.ngp.checks import check_config
 from studio_nerf.ngp.config import NgpConfig
@@ -53,6 +54,8 @@ _GRID_SHARE = 8
 occupied ones: so an update costs the same with any number of levels."""
 _MOST_SAMPLES = 1024
 """Occupied samples of a ray that are looked at in rendering."""
+_RENDERED_STRIDE = 0.5
+"""Length of rendering's steps among cameras, in those of training, which random shifts make up for."""
 _RENDERED_RAYS = 1 << 14
 """Rays rendered at a time: their samples and features stay within some ten megabytes."""
 
@@ -94,6 +97,8 @@ class NgpField(Field):
             "appearance", nn.Parameter(torch.zeros(photos, APPEARANCE)) if config.appearance else None
         )
         self.anchors = Anchors()
+        fills = config.ambient and self.space.contracted and not scene_info.has_alpha
+        self.ambient: Ambient | None = Ambient() if fills else None
         self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
         self._schedule = Schedule(config, foggy=self.space.contracted, levels=self.space.levels)
         self._engine: Engine | None = None
@@ -146,6 +151,8 @@ class NgpField(Field):
         self.world.fit(scene, cameras)
         if self.space.contracted and scene.points is not None:
             self.anchors.fit(scene.points, photos, generator)
+        if self.ambient is not None:
+            self.ambient.fit(photos, generator)
         if self.space.kind == "box" and self.scene_info.has_alpha:
             carve(self.grid, photos)
         elif self.space.kind != "ndc":
@@ -379,16 +386,23 @@ class NgpField(Field):
     def look(
         self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], least_thickness: float
     ) -> tuple[Any, MarchedFrame]:
-        """The samples of world rays that light reaches, and the rays as they were marched; without gradients."""
+        """The samples of world rays that light reaches, and the rays as they were marched; without gradients.
+
+        Args:
+            origins: Where rays start.
+            directions: Of unit length.
+            least_thickness: Optical thickness of a step of training that is worth looking at.
+        """
         rays = self.world.rays(origins.float().contiguous(), directions.float().contiguous())
-        samples = self._march(rays, most=self._first_stretch(_MOST_SAMPLES))
+        stride = _RENDERED_STRIDE if self.space.contracted else 1.0
+        samples = self._march(rays, most=self._first_stretch(_MOST_SAMPLES), stride=stride)
         visible = self.engine().visible(
             samples,
             rays.origins.contiguous(),
             rays.directions.contiguous(),
             EARLY_STOP,
-            least_thickness,
-            self._further(rays, _MOST_SAMPLES),
+            least_thickness * stride,
+            self._further(rays, _MOST_SAMPLES, stride),
         )
         return visible, rays
 

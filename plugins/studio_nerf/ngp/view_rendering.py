@@ -32,7 +32,7 @@ class RayShader:
     Args:
         field: What is seen.
         outputs: Names out of the field's `output_names`.
-        background: Colour behind it.
+        background: Colour behind it, where nothing else is known of what lies there (`NgpField.ambient`).
     """
 
     def __init__(self, field: NgpField, outputs: tuple[str, ...], background: Float[Tensor, " 3"]) -> None:
@@ -48,7 +48,9 @@ class RayShader:
         shown: dict[str, Tensor] = {}
         if "rgb" in self.outputs:
             colors = self.field.colors(visible, directions)
-            shown["rgb"] = packed_composite(weights, colors, samples, self.background).clamp(0, 1)
+            ambient = self.field.ambient
+            behind = self.background if ambient is None else ambient.colors(directions)
+            shown["rgb"] = packed_composite(weights, colors, samples, behind).clamp(0, 1)
         if "depth" in self.outputs:
             shown["depth"] = (self._distance(weights, samples, marched, rays) * rays.depth_scale)[:, None]
         if "opacity" in self.outputs:
