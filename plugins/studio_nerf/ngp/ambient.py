@@ -35,7 +35,7 @@ class Ambient(nn.Module):
         """Least squares over pixels of the photos."""
         looks, colors = [], []
         for index in range(0, len(photos), -(-len(photos) // _MOST_PHOTOS)):
-            photo = photos.get(index)
+            photo = photos[index]
             shown = photo.rgb if photo.mask is None else photo.rgb[photo.mask]
             if shown.numel() == 0:
                 continue

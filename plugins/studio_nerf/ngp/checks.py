@@ -19,6 +19,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "distortion": (0, 1e3),
     "samples": (256, 1 << 24),
     "lr": (0, 1),
+    "table_decay": (0, 100),
     "lr_networks": (0, 1),
     "lr_decay": (1e-6, 1),
     "decay_start": (0, 1),

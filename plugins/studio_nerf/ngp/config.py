@@ -54,7 +54,7 @@ class NgpConfig(PluginConfig):
     coarsest: int = 16
     """Cells a side of the coarsest level."""
     finest: int | None = None
-    """Cells a side of the finest level; default: 1024."""
+    """Cells a side of the finest level; default: 1024, and 2048 in contracted space."""
     log2_rows: int | None = None
     """Rows of a level's table, as a power of two; default: 17, and 19 in contracted space."""
     density_width: int = 64
@@ -68,7 +68,8 @@ class NgpConfig(PluginConfig):
     random_background: bool = True
     """Composite rays on random colours, so that what is opaque in the photos becomes opaque."""
     distortion: float | None = None
-    """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: only in contracted space."""
+    """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: 0, and 0.006 in contracted
+    space."""
 
     # ---- optimiser
     samples: int | None = None
@@ -76,6 +77,9 @@ class NgpConfig(PluginConfig):
     space."""
     lr: float | None = None
     """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""
+    table_decay: float | None = None
+    """Decoupled weight decay (AdamW) of the finer half of the hash table's levels, in shares of the learning rate;
+    default: 0, and 0.3 in contracted space."""
     lr_networks: float = 1e-2
     """Adam's learning rate of the networks."""
     lr_decay: float | None = None

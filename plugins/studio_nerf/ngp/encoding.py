@@ -56,6 +56,21 @@ class HashGrid(nn.Module):
         """Rows of the largest level."""
         return int(self.arrays[2].max()) + 1
 
+    def decays(self, fine: float) -> NDArray[np.float32]:
+        """What values lose of themselves in a step, for each level: `fine` in the finer half, nothing in the others.
+
+        The coarse levels say where something is, and without them all of space would be equally dense; fine ones that
+        shrink where they are not needed leave less for each photo to explain by itself.
+        """
+        levels = len(self.cells)
+        return np.where(np.arange(levels) >= levels // 2, fine, 0.0).astype(np.float32)
+
+    def row_decays(self, fine: float) -> Float[Tensor, "rows 1"]:
+        """The same for each row of the table."""
+        rows = torch.from_numpy(np.diff(self.arrays[3])).to(self.table.device)
+        by_level = torch.from_numpy(self.decays(fine)).to(self.table)
+        return by_level.repeat_interleave(rows, output_size=len(self.table))[:, None]
+
     @property
     def smooth_levels(self) -> int:
         """Number of levels that shape surface normals: finer ones hold texture, and bend the density more than they

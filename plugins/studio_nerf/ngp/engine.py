@@ -19,6 +19,8 @@ class Rates:
 
     encoding: float
     networks: float
+    decay: float = 0.0
+    """Decoupled weight decay of the finer half of the table's levels, in shares of its rate."""
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class CpuEngine:
         table, first, second = adam.arrays("encoding.table")
         hash_grid.descend(
             visible.places, self.encoding.arrays, upstream, buffers, table, first, second,
-            adam.coefficients(rates.encoding),
+            adam.coefficients(rates.encoding), self.encoding.decays(rates.encoding * rates.decay),
         )  # fmt: skip
         at = 0
         for i, weight in enumerate(weights):

@@ -141,8 +141,12 @@ class TorchEngine:
             return StepResult(loss.detach(), error, None, None)
         adam.steps += 1
         for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                adam.step(name, gradient, rates.encoding if name == "encoding.table" else rates.networks)
+            if gradient is None:
+                continue
+            if name == "encoding.table":
+                adam.step(name, gradient, rates.encoding, self.encoding.row_decays(rates.encoding * rates.decay))
+            else:
+                adam.step(name, gradient, rates.networks)
         return StepResult(loss.detach(), error, view, position)
 
     def trained(self) -> Mapping[str, Tensor]:

@@ -29,6 +29,7 @@ from studio_nerf.ngp.engine_torch import TorchEngine
 from studio_nerf.ngp.networks import DIRECTION, Shading, encode_direction
 from studio_nerf.ngp.optimizer import LazyAdam
 from studio_nerf.ngp.schedule import Schedule
+from studio_nerf.ngp.settled import Settled
 from studio_nerf.ngp.space import MarchedFrame, Space, WorldFrame
 from studio_nerf.ngp.view_rendering import RayShader
 
@@ -36,13 +37,6 @@ APPEARANCE = 16
 """Numbers that describe the look of a photo."""
 EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
-_FINEST, _LOG2_ROWS, _CONTRACTED_LOG2_ROWS = 1024, 17, 19
-"""Cells a side of the finest level and binary logarithm of the rows of a level, where none are chosen."""
-_RATE, _CONTRACTED_RATE = 0.01, 0.02
-"""Learning rate of the table, where none is chosen."""
-_LOSS_LIMIT, _CONTRACTED_LOSS_LIMIT = 0.1, 0.3
-"""Colour error beyond which the loss grows linearly, where none is chosen. Before a background edges err by more than
-an object on a plain one, and few pixels make up most of the error."""
 _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
@@ -75,13 +69,9 @@ class NgpField(Field):
         check_config(config)
         self.space = Space.build(config, scene_info)
         self.world = WorldFrame(self.space)
-        log2_rows = _CONTRACTED_LOG2_ROWS if self.space.contracted else _LOG2_ROWS
-        self.encoding = HashGrid(
-            config.levels,
-            config.coarsest,
-            config.finest or max(_FINEST, config.coarsest),
-            config.log2_rows or log2_rows,
-        )
+        self.settled = Settled.of(config, contracted=self.space.contracted)
+        finest = max(self.settled.finest, config.coarsest)
+        self.encoding = HashGrid(config.levels, config.coarsest, finest, self.settled.log2_rows)
         view = DIRECTION + (APPEARANCE if config.appearance else 0)
         self.shading = Shading(self.encoding.width, config.density_width, config.color_width, view)
         self.grid = OccupancyGrid(
@@ -226,14 +216,14 @@ class NgpField(Field):
             rgb=rgb,
             background=background,
             view=looks.requires_grad_(bool(own)),
-            loss_limit=self._loss_limit(),
+            loss_limit=self.settled.loss_limit,
             distortion=self._schedule.distortion(step, self.space.distortion),
             bend=self.space.bend,
             nearness=self._schedule.nearness(step),
             scored=n,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
-        rates = Rates(self._rate() * factor, config.lr_networks * factor)
+        rates = Rates(self.settled.lr * factor, config.lr_networks * factor, self.settled.table_decay)
         result = self.engine().step(visible, targets, self._adam, rates, with_positions="poses" in own)
         if own and result.view_gradient is not None:
             self._correct(own, batch.indices, result, seen, rays, view, factor)
@@ -243,17 +233,6 @@ class NgpField(Field):
     def _thinning(self, origins: Float[Tensor, "n 3"], step: int, generator: torch.Generator) -> Thinning | None:
         sure = self._schedule.sure_weight(step)
         return Thinning(sure, torch.rand(len(origins), generator=generator).to(origins)) if sure > 0 else None
-
-    def _rate(self) -> float:
-        """Learning rate of the table."""
-        if self.config.lr is not None:
-            return self.config.lr
-        return _CONTRACTED_RATE if self.space.contracted else _RATE
-
-    def _loss_limit(self) -> float:
-        if self.config.loss_limit is not None:
-            return self.config.loss_limit
-        return _CONTRACTED_LOSS_LIMIT if self.space.contracted else _LOSS_LIMIT
 
     def _anchor_rays(self, rays: int, step: int, generator: torch.Generator) -> AnchorRays | None:
         """Rays towards sparse points that join so many rays of photos."""

@@ -42,14 +42,14 @@ class LazyAdam:
         value, first, second = (table[name].numpy() for table in (self.parameters, self.first, self.second))
         return value, first, second
 
-    def step(self, name: str, gradient: Tensor, rate: float) -> None:
-        """Step one parameter, with torch."""
+    def step(self, name: str, gradient: Tensor, rate: float, decay: Tensor | float = 0.0) -> None:
+        """Step one parameter, with torch; `decay` is the share of itself that a stepped value loses (AdamW)."""
         first, second, value = self.first[name], self.second[name], self.parameters[name]
         touched = gradient != 0
         new_first = torch.lerp(first, gradient, 1 - BETA1)
         new_second = torch.lerp(second, gradient.square(), 1 - BETA2)
         scale = rate / (1 - BETA1**self.steps)
-        step = scale * new_first / ((new_second / (1 - BETA2**self.steps)).sqrt() + EPSILON)
+        step = scale * new_first / ((new_second / (1 - BETA2**self.steps)).sqrt() + EPSILON) + decay * value
         first.copy_(torch.where(touched, new_first, first))
         second.copy_(torch.where(touched, new_second, second))
         value.sub_(torch.where(touched, step, torch.zeros_like(step)))

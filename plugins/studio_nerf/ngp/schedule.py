@@ -12,11 +12,8 @@ from torch import Tensor
 
 from studio.marching import PackedSamples
 from studio_nerf.ngp.config import NgpConfig
+from studio_nerf.ngp.settled import Settled
 
-_SAMPLES, _FOGGY_SAMPLES = 49_152, 40_960
-"""Samples of a step, where none are chosen; among cameras a few that stand for many (see `_SURE`)."""
-_DECAY, _FOGGY_DECAY = 0.03, 0.1
-"""Factor on the rates at the end, where none is chosen."""
 _FEWEST_RAYS, _MOST_RAYS = 256, 16_384
 _RAY_MULTIPLE = 64
 _FIRST_SAMPLES_A_RAY = 256.0
@@ -68,9 +65,10 @@ class Schedule:
     def __init__(self, config: NgpConfig, *, foggy: bool = False, levels: int = 1) -> None:
         self.config = config
         self._foggy, self._levels = foggy, levels
-        self.samples = config.samples or (_FOGGY_SAMPLES if foggy else _SAMPLES)
+        settled = Settled.of(config, contracted=foggy)
+        self.samples = settled.samples
         """Samples of a step that light reaches."""
-        self._decay = config.lr_decay or (_FOGGY_DECAY if foggy else _DECAY)
+        self._decay = settled.lr_decay
         self.samples_a_ray = _FIRST_SAMPLES_A_RAY
         """Samples of a ray that light reaches, a moving mean."""
         self._last_seen = float(_LONGEST_REACH)

@@ -19,6 +19,7 @@ from studio.marching.ndc import ndc_points
 from studio.plugin import SceneInfo
 from studio.scene import Scene
 from studio_nerf.ngp.config import NgpConfig
+from studio_nerf.ngp.settled import Settled
 
 Kind = Literal["box", "contract", "ndc"]
 Corner = tuple[float, float, float]
@@ -36,8 +37,6 @@ _FINER = 0.5
 """Steps among cameras are so much shorter: what is seen from near needs steps of about a pixel."""
 _HAZE = 0.002
 """Optical thickness a step of the haze among cameras that is cleared away (the idea of nerfacc's `alpha_thre`)."""
-_DISTORTION = 0.006
-"""Weight of the distortion loss among cameras where none is chosen, once surfaces have formed."""
 _BEFORE, _STRAYS = 0.65, 0.02
 """Where rays begin, as a share of the distance of the nearest sparse points, and the share of points that may be
 strays."""
@@ -81,15 +80,16 @@ class Space:
             kind = "box" if info.has_alpha else "contract"
         else:
             kind = config.space
+        distortion = Settled.of(config, contracted=kind == "contract").distortion
         if kind == "ndc":
             unit = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
             step = 2 * math.sqrt(3) / config.steps_across
-            return cls("ndc", unit, 1, step, 0.0, 0.0, distortion=config.distortion or 0.0)
+            return cls("ndc", unit, 1, step, 0.0, 0.0, distortion=distortion)
         if kind == "box":
             half = _DEFAULT_HALF
             box = info.bounds or ((-half, -half, -half), (half, half, half))
             step = math.dist(*box) / config.steps_across
-            return cls("box", box, 1, step, 0.0, 0.0, distortion=config.distortion or 0.0)
+            return cls("box", box, 1, step, 0.0, 0.0, distortion=distortion)
         around = info.camera_extent
         reach = max(abs(v) for corner in info.bounds for v in corner) if info.bounds else _FARTHEST * around
         half = max(_inner(info), min(around, reach / 2 ** (_MOST_LEVELS - 1)))
@@ -104,7 +104,7 @@ class Space:
             config.cone_angle,
             _NEAR_SHARE * around,
             least_thickness=_HAZE,
-            distortion=_DISTORTION if config.distortion is None else config.distortion,
+            distortion=distortion,
             bend=1 / around,
         )
 

@@ -26,9 +26,6 @@ def sky(directions: Tensor) -> Tensor:
 
 
 class Photos(list[Photo]):
-    def get(self, index: int) -> Photo:
-        return self[index]
-
     def camera(self, index: int) -> Cameras:
         return self[index].camera
 

@@ -41,7 +41,8 @@ class Photos:
         return self.cameras[index]
 
     def __getitem__(self, index: int) -> Any:
-        return SimpleNamespace(image=self.images[index], camera=self.cameras[index])
+        image = self.images[index]
+        return SimpleNamespace(image=image, rgb=image.float() / 255, mask=None, camera=self.cameras[index])
 
 
 def store(photos: Photos) -> PhotoStore:

@@ -331,7 +331,9 @@ class _Fixed:
         return self.features
 
 
-def take_steps(engine_class: type, threads: int, dtype: torch.dtype, count: int = 3) -> dict[str, Tensor]:
+def take_steps(
+    engine_class: type, threads: int, dtype: torch.dtype, count: int = 3, decay: float = 0.0
+) -> dict[str, Tensor]:
     """All parameters and moments after some steps."""
     cache.set_threads(threads)
     encoding, shading, space = copy.deepcopy(make_model())
@@ -341,17 +343,20 @@ def take_steps(engine_class: type, threads: int, dtype: torch.dtype, count: int 
     origins, directions, samples = make_rays()
     for _ in range(count):
         visible = engine.visible(samples, origins.to(dtype), directions.to(dtype), 0.0, 0.0)
-        result = engine.step(visible, make_targets(16, dtype=dtype), adam, Rates(1e-3, 1e-3), with_positions=True)
+        result = engine.step(
+            visible, make_targets(16, dtype=dtype), adam, Rates(1e-3, 1e-3, decay), with_positions=True
+        )
         assert result.position_gradient is not None
     state = {f"first.{k}": v for k, v in adam.first.items()} | {f"second.{k}": v for k, v in adam.second.items()}
     return {**{k: v.detach() for k, v in adam.parameters.items()}, **state, "places": result.position_gradient}
 
 
-def test_steps_match_torch_and_repeat_bit_for_bit() -> None:
+@pytest.mark.parametrize("decay", [0.0, 30.0])
+def test_steps_match_torch_and_repeat_bit_for_bit(decay: float) -> None:
     before = cache.get_threads()
     try:
-        expected = take_steps(TorchEngine, 1, torch.float64)
-        one, again, two = (take_steps(CpuEngine, n, torch.float32) for n in (1, 1, 2))
+        expected = take_steps(TorchEngine, 1, torch.float64, decay=decay)
+        one, again, two = (take_steps(CpuEngine, n, torch.float32, decay=decay) for n in (1, 1, 2))
     finally:
         cache.set_threads(before)
     for name, value in one.items():
@@ -361,6 +366,22 @@ def test_steps_match_torch_and_repeat_bit_for_bit() -> None:
         # A few values have a gradient near 0, which Adam turns into a step of either sign.
         close = (value.double() - expected[name]).abs() <= 2e-3 * expected[name].abs().max()
         assert close.double().mean() > 0.995, name
+
+
+@pytest.mark.parametrize("engine_class", [CpuEngine, TorchEngine])
+def test_decay_shrinks_the_finer_half_of_what_is_touched(engine_class: type) -> None:
+    """By rate x decay x value, whatever the gradient; Adam's first step is the rate in the gradient's direction."""
+    encoding = make_model()[0]
+    start, middle = encoding.table.detach(), int(encoding.arrays[3][len(encoding.cells) // 2])
+    plain, decayed = (
+        take_steps(engine_class, 1, torch.float32, count=1, decay=decay)["encoding.table"] for decay in (0.0, 50.0)
+    )
+    assert torch.equal(decayed[:middle], plain[:middle])
+    touched = plain[middle:] != start[middle:]
+    assert 0.05 < float(touched.float().mean()) < 0.95
+    shrunk = (plain - decayed)[middle:]
+    torch.testing.assert_close(shrunk[touched], (1e-3 * 50.0 * start[middle:])[touched], rtol=1e-3, atol=1e-7)
+    assert not bool(shrunk[~touched].any())
 
 
 def test_untouched_rows_keep_value_and_moments() -> None:

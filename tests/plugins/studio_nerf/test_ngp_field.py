@@ -30,6 +30,7 @@ from studio_nerf.ngp.config import NgpConfig
 from studio_nerf.ngp.corrections import centred, corrected_rays
 from studio_nerf.ngp.field import NgpField
 from studio_nerf.ngp.schedule import Schedule
+from studio_nerf.ngp.settled import Settled
 
 RADIUS = 0.6
 SMALL: dict[str, Any] = {
@@ -455,6 +456,20 @@ def test_image_values_are_used_as_stored(trained: Prepared) -> None:
 
 
 def test_what_is_not_chosen_follows_the_space() -> None:
+    among, bounded = (Settled.of(NgpConfig(), contracted=contracted) for contracted in (True, False))
+    assert [among.lr, among.loss_limit, among.finest, among.table_decay, among.distortion] == [
+        0.02,
+        0.3,
+        2048,
+        0.3,
+        0.006,
+    ]
+    assert [bounded.lr, bounded.loss_limit, bounded.finest, bounded.table_decay] == [0.01, 0.1, 1024, 0.0]
+    # A choice holds in either, zero as well.
+    zero = NgpConfig(distortion=0.0, table_decay=0.0, lr=0.5)
+    for contracted in (True, False):
+        settled = Settled.of(zero, contracted=contracted)
+        assert (settled.distortion, settled.table_decay, settled.lr) == (0.0, 0.0, 0.5)
     foggy, clear = Schedule(NgpConfig(), foggy=True), Schedule(NgpConfig())
     assert (foggy.samples, clear.samples) == (40_960, 49_152)
     assert (foggy.rate_factor(10_000, 1.0), clear.rate_factor(10_000, 1.0)) == pytest.approx((0.1, 0.03))

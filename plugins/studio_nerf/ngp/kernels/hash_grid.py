@@ -170,11 +170,11 @@ def _scatter_level(
 @cache.device
 def _adam_level(
     gradient: np.ndarray, table: np.ndarray, first: np.ndarray, second: np.ndarray, start: int, end: int,
-    adam: np.ndarray,
+    adam: np.ndarray, decay: float,
 ) -> None:  # fmt: skip
     """Adam on the values whose gradient is not 0; the gradient is zeroed for the next level.
 
-    `adam`: rate / (1 - b1^t), b1, b2, 1 / (1 - b2^t), epsilon.
+    `adam`: rate / (1 - b1^t), b1, b2, 1 / (1 - b2^t), epsilon; `decay`: what such values lose of themselves.
     """
     rate, keep1, keep2, unbias2, epsilon = adam[0], adam[1], adam[2], adam[3], adam[4]
     new1, new2 = _ONE - keep1, _ONE - keep2
@@ -187,7 +187,7 @@ def _adam_level(
             old1, old2, value = load(first, here), load(second, here), load(table, here)
             m = fma(g, new1, old1 * keep1)
             v = fma(g * g, new2, old2 * keep2)
-            step = rate * m / (sqrt(v * unbias2) + epsilon)
+            step = fma(decay, value, rate * m / (sqrt(v * unbias2) + epsilon))
             store(table, here, select(touched, value - step, value))
             store(first, here, select(touched, m, old1))
             store(second, here, select(touched, v, old2))
@@ -198,7 +198,7 @@ def _adam_level(
 def _descend_levels(
     worker: int, counter: np.ndarray, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray, masks: np.ndarray,
     offsets: np.ndarray, upstream: np.ndarray, scratch: np.ndarray, table: np.ndarray, first: np.ndarray,
-    second: np.ndarray, adam: np.ndarray,
+    second: np.ndarray, adam: np.ndarray, decays: np.ndarray,
 ) -> None:  # fmt: skip
     rows, weights = np.empty(128, np.int32), np.empty(128, np.float32)
     gradient = scratch[worker]
@@ -206,34 +206,37 @@ def _descend_levels(
     level = cells.shape[0] - 1 - fetch_add(counter, 1)
     while level >= 0:
         _scatter_level(level, positions, cells, strides, masks, upstream, gradient, rows, weights)
-        _adam_level(gradient, table, first, second, offsets[level], offsets[level + 1], adam)
+        _adam_level(gradient, table, first, second, offsets[level], offsets[level + 1], adam,
+                    decays[level])  # fmt: skip
         level = cells.shape[0] - 1 - fetch_add(counter, 1)
 
 
 @cache.kernel(
     "void(i8, i8[::1], f4[:,::1], f4[::1], i4[::1], i4[::1], i8[::1], f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4[:,::1],"
-    "f4[:,::1], f4[::1])",
+    "f4[:,::1], f4[::1], f4[::1])",
     parallel=True,
 )
 def _descend(
     workers: int, counter: np.ndarray, positions: np.ndarray, cells: np.ndarray, strides: np.ndarray, masks: np.ndarray,
     offsets: np.ndarray, upstream: np.ndarray, scratch: np.ndarray, table: np.ndarray, first: np.ndarray,
-    second: np.ndarray, adam: np.ndarray,
+    second: np.ndarray, adam: np.ndarray, decays: np.ndarray,
 ) -> None:  # fmt: skip
     for worker in numba.prange(workers):
         _descend_levels(worker, counter, positions, cells, strides, masks, offsets, upstream, scratch, table, first,
-                        second, adam)  # fmt: skip
+                        second, adam, decays)  # fmt: skip
 
 
 def descend(
     positions: NDArray[np.float32], grid: GridArrays, upstream: NDArray[np.float32], scratch: NDArray[np.float32],
     table: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32], adam: NDArray[np.float32],
+    decays: NDArray[np.float32],
 ) -> None:  # fmt: skip
     """One Adam step (Kingma and Ba, 2015) on the table, from the gradient with respect to the features.
 
     The gradient of a level exists only while it is worked on, in a buffer that stays in the cache. One thread owns a
     level and adds its samples up in order, so the result is the same bits for any number of threads. Values that no
-    sample touched keep their moments, as in Müller et al.'s implementation notes (appendix).
+    sample touched keep their moments, as in Müller et al.'s implementation notes (appendix). The weight decay is
+    decoupled from the gradient (Loshchilov and Hutter, 2019), and of touched values as well.
 
     Args:
         positions: (3, m) as for `encode`.
@@ -244,9 +247,11 @@ def descend(
         first: (rows, 4), updated: Adam's first moments.
         second: (rows, 4), updated: Adam's second moments.
         adam: rate / (1 - b1^t), b1, b2, 1 / (1 - b2^t), epsilon.
+        decays: (levels,): share of itself that a touched value loses.
     """
     workers = min(cache.get_threads(), len(grid[0]), len(scratch))
-    _descend(workers, np.zeros(1, np.int64), positions, *grid, upstream, scratch, table, first, second, adam)
+    _descend(workers, np.zeros(1, np.int64), positions, *grid, upstream, scratch, table, first, second, adam,
+             decays)  # fmt: skip
 
 
 @cache.device
