@@ -77,9 +77,8 @@ class NgpConfig(PluginConfig):
     space."""
     lr: float | None = None
     """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""
-    table_decay: float | None = None
-    """Decoupled weight decay (AdamW) of the finer half of the hash table's levels, in shares of the learning rate;
-    default: 0, and 0.3 in contracted space."""
+    table_decay: float = 0.3
+    """Decoupled weight decay (AdamW) of the finer half of the hash table's levels, in shares of the learning rate."""
     lr_networks: float = 1e-2
     """Adam's learning rate of the networks."""
     lr_decay: float | None = None

@@ -223,7 +223,7 @@ class NgpField(Field):
             scored=n,
         )
         factor = self._schedule.rate_factor(step, self._context.progress(step))
-        rates = Rates(self.settled.lr * factor, config.lr_networks * factor, self.settled.table_decay)
+        rates = Rates(self.settled.lr * factor, config.lr_networks * factor, config.table_decay)
         result = self.engine().step(visible, targets, self._adam, rates, with_positions="poses" in own)
         if own and result.view_gradient is not None:
             self._correct(own, batch.indices, result, seen, rays, view, factor)

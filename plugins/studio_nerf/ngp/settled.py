@@ -21,8 +21,6 @@ class Settled:
     """Among cameras a few that stand for many (`Schedule.sure_weight`)."""
     lr: float
     lr_decay: float
-    table_decay: float
-    """Few photos see each place of what lies around the cameras, and each explains its own errors where it can."""
 
     @classmethod
     def of(cls, config: NgpConfig, *, contracted: bool) -> Settled:
@@ -45,7 +43,6 @@ _BOUNDED = Settled(
     samples=49_152,
     lr=0.01,
     lr_decay=0.03,
-    table_decay=0.0,
 )
 _AMONG_CAMERAS = Settled(
     finest=2048,
@@ -55,5 +52,4 @@ _AMONG_CAMERAS = Settled(
     samples=40_960,
     lr=0.02,
     lr_decay=0.1,
-    table_decay=0.3,
 )

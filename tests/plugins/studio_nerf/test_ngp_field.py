@@ -457,19 +457,13 @@ def test_image_values_are_used_as_stored(trained: Prepared) -> None:
 
 def test_what_is_not_chosen_follows_the_space() -> None:
     among, bounded = (Settled.of(NgpConfig(), contracted=contracted) for contracted in (True, False))
-    assert [among.lr, among.loss_limit, among.finest, among.table_decay, among.distortion] == [
-        0.02,
-        0.3,
-        2048,
-        0.3,
-        0.006,
-    ]
-    assert [bounded.lr, bounded.loss_limit, bounded.finest, bounded.table_decay] == [0.01, 0.1, 1024, 0.0]
+    assert [among.lr, among.loss_limit, among.finest, among.distortion] == [0.02, 0.3, 2048, 0.006]
+    assert [bounded.lr, bounded.loss_limit, bounded.finest, bounded.distortion] == [0.01, 0.1, 1024, 0.0]
     # A choice holds in either, zero as well.
-    zero = NgpConfig(distortion=0.0, table_decay=0.0, lr=0.5)
+    chosen_both = NgpConfig(distortion=0.0, lr=0.5)
     for contracted in (True, False):
-        settled = Settled.of(zero, contracted=contracted)
-        assert (settled.distortion, settled.table_decay, settled.lr) == (0.0, 0.0, 0.5)
+        settled = Settled.of(chosen_both, contracted=contracted)
+        assert (settled.distortion, settled.lr) == (0.0, 0.5)
     foggy, clear = Schedule(NgpConfig(), foggy=True), Schedule(NgpConfig())
     assert (foggy.samples, clear.samples) == (40_960, 49_152)
     assert (foggy.rate_factor(10_000, 1.0), clear.rate_factor(10_000, 1.0)) == pytest.approx((0.1, 0.03))
