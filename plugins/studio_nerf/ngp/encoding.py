@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from studio_nerf.ngp.kernels.hash_grid import FEATURES, PRIMES, GridArrays
