@@ -36,14 +36,16 @@ class Ambient(nn.Module):
         looks, colors = [], []
         for index in range(0, len(photos), -(-len(photos) // _MOST_PHOTOS)):
             photo = photos[index]
-            shown = photo.rgb if photo.mask is None else photo.rgb[photo.mask]
-            if shown.numel() == 0:
+            width, height = photo.camera.size
+            allowed = None if photo.mask is None else photo.mask.flatten().nonzero()[:, 0]
+            count = width * height if allowed is None else len(allowed)
+            if count == 0:
                 continue
-            chosen = torch.randint(shown.numel() // 3, (_PIXELS,), generator=generator)
-            directions = photo.camera.rays().directions
-            seen = directions if photo.mask is None else directions[photo.mask]
-            looks.append(seen.reshape(-1, 3)[chosen].float())
-            colors.append(shown.reshape(-1, 3)[chosen])
+            drawn = torch.randint(count, (_PIXELS,), generator=generator)
+            flat = drawn if allowed is None else allowed[drawn]
+            x, y = flat % width, flat // width
+            looks.append(photo.camera.rays(torch.stack([x, y], dim=-1) + 0.5).directions.float())
+            colors.append(photo.image[y, x, :3].float() / 255)
         if not looks:
             return
         basis = sh_basis(torch.cat(looks), _DEGREE)

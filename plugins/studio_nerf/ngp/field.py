@@ -46,7 +46,7 @@ _GRID_THRESHOLD = 0.01
 _GRID_SHARE = 8
 """After the first updates, one in so many times the levels of a level's cells is drawn, and as many again of the
 occupied ones: so an update costs the same with any number of levels."""
-_MOST_SAMPLES = 1024
+_MOST_SAMPLES = 2048
 """Occupied samples of a ray that are looked at in rendering."""
 _RENDERED_STRIDE = 0.5
 """Length of rendering's steps among cameras, in those of training, which random shifts make up for."""
@@ -89,6 +89,7 @@ class NgpField(Field):
         self.anchors = Anchors()
         fills = config.ambient and self.space.contracted and not scene_info.has_alpha
         self.ambient: Ambient | None = Ambient() if fills else None
+        """What shows in the place of a background; None: the background."""
         self.register_parameter("poses", nn.Parameter(torch.zeros(photos, 6)) if config.pose_refinement else None)
         self._schedule = Schedule(config, foggy=self.space.contracted, levels=self.space.levels)
         self._engine: Engine | None = None

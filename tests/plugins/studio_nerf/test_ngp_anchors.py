@@ -41,8 +41,7 @@ class Photos:
         return self.cameras[index]
 
     def __getitem__(self, index: int) -> Any:
-        image = self.images[index]
-        return SimpleNamespace(image=image, rgb=image.float() / 255, mask=None, camera=self.cameras[index])
+        return SimpleNamespace(image=self.images[index], mask=None, camera=self.cameras[index])
 
 
 def store(photos: Photos) -> PhotoStore:
