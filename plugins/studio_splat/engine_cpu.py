@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ class CpuEngine:
         self._mean: NDArray[np.float32] | None = None
         self._averaged = 0
         self._training, self._drawing = Workspace(), Workspace()
+        self._turn = threading.Lock()
         self._exposure = make_exposure(config.exposure, num_photos)
         self._poses = PoseCorrection(num_photos) if config.pose_refinement else None
 
@@ -265,6 +267,13 @@ class CpuEngine:
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     def render(
+        self, camera: Cameras, outputs: Sequence[str], background: Float[Tensor, " 3"]
+    ) -> dict[str, Float[Tensor, "h w c"]]:
+        # Threads that render at once would draw into each other's buffers.
+        with self._turn:
+            return self._draw(camera, outputs, background)
+
+    def _draw(
         self, camera: Cameras, outputs: Sequence[str], background: Float[Tensor, " 3"]
     ) -> dict[str, Float[Tensor, "h w c"]]:
         work = self._drawing

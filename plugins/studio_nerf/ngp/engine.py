@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,6 +103,8 @@ class Engine(Protocol):
 
     stretch: int | None
     """Samples of a ray that are best marched at first; None: all."""
+    turn: AbstractContextManager[Any]
+    """Entered from `visible` until what it returned is not needed any more, by threads that render at once."""
 
     def density(self, points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
         """Densities at points of the marched frame, without gradients."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +86,7 @@ class CpuEngine:
 
     def __init__(self, encoding: HashGrid, shading: Shading, space: Space) -> None:
         self.encoding, self.shading, self.space = encoding, shading, space
+        self.turn: AbstractContextManager[Any] = threading.RLock()
         self._work = Workspace()
         self._follower = Follower(encoding, space)
 

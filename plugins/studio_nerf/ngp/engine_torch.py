@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +49,7 @@ class TorchEngine:
     """
 
     stretch: int | None = None
+    turn: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self, encoding: HashGrid, shading: Shading, space: Space) -> None:
         self.encoding, self.shading, self.space = encoding, shading, space

@@ -405,13 +405,18 @@ class NgpField(Field):
         points = points.to(self.device).float()
         result = points.new_zeros(len(points))
         occupied = self.grid.occupied(points)
-        result[occupied] = self.engine().density(points[occupied].contiguous()).to(result)
+        engine = self.engine()
+        with engine.turn:
+            result[occupied] = engine.density(points[occupied].contiguous()).to(result)
         return result
 
     @torch.no_grad()
     def ray_samples(self, origin: Float[Tensor, " 3"], direction: Float[Tensor, " 3"]) -> RaySamples:
         """What `render` composites along one ray; see `studio.plugin.abilities.HasRaySamples`."""
-        origin, direction = origin.to(self.device).float(), direction.to(self.device).float()
+        with self.engine().turn:
+            return self._ray_samples(origin.to(self.device).float(), direction.to(self.device).float())
+
+    def _ray_samples(self, origin: Float[Tensor, " 3"], direction: Float[Tensor, " 3"]) -> RaySamples:
         visible, rays = self.look(origin[None], direction[None], self.space.least_thickness)
         samples = visible.samples
         weights, _ = packed_weights(visible.density, samples)

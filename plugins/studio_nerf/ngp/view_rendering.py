@@ -39,6 +39,10 @@ class RayShader:
         self.field, self.outputs, self.background = field, outputs, background
 
     def __call__(self, rays: Rays) -> dict[str, Float[Tensor, "n c"]]:
+        with self.field.engine().turn:
+            return self._shown(rays)
+
+    def _shown(self, rays: Rays) -> dict[str, Float[Tensor, "n c"]]:
         directions = rays.directions.float()
         visible, marched = self.field.look(
             rays.origins, directions, max(_LEAST_THICKNESS, self.field.space.least_thickness)

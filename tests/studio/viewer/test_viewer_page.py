@@ -66,7 +66,10 @@ class Page:
         view, field = self.session.view, self.stage.subject.field
         assert view is not None
         assert field is not None
-        rgb = field.render(view.camera(), ("rgb",), background=torch.tensor(BACKGROUND))["rgb"]
+        # The viewer's thread may be drawing with the field.
+        rgb = self.stage.turns.run(
+            lambda: field.render(view.camera(), ("rgb",), background=torch.tensor(BACKGROUND))["rgb"]
+        )
         return rgb[_FREE].numpy().astype(float)
 
     def shows(self, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
@@ -252,7 +255,10 @@ def test_a_path_is_recorded_saved_and_rendered(page: Page, tmp_path: Path) -> No
     assert frames.shape == (6, 512, 512, 3)
     assert subject.field is not None
     first = panel.path.at([0.0], width=512, height=512)[0]
-    rgb = subject.field.render(first, ("rgb",), background=torch.tensor(BACKGROUND))["rgb"].numpy()
+    field = subject.field
+    rgb = page.stage.turns.run(
+        lambda: field.render(first, ("rgb",), background=torch.tensor(BACKGROUND))["rgb"].numpy()
+    )
     assert psnr(frames[0] / 255, rgb) > 28
 
 
