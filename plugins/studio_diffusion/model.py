@@ -53,6 +53,11 @@ class DiffusionModel(Generator):
 
     def __init__(self, config: DiffusionConfig, data_info: DataInfo) -> None:
         super().__init__(config, data_info)
+        if config.min_snr is None and config.snr_floor != 0:
+            raise StudioError(
+                f"snr_floor: {config.snr_floor:g} is added to a weight that there is none of without --min-snr.",
+                fix="Give --min-snr 5 as well, or leave --snr-floor out.",
+            )
         self.network = Network(config, data_info)
         self.schedule = NoiseSchedule(config.schedule, config.timesteps)
         points = len(data_info.sample_shape) == 1

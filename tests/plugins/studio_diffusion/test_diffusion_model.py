@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -281,6 +282,12 @@ def test_edits_that_cannot_be_done(trained: DiffusionModel, arguments: dict[str,
     x, _ = pictures().batch([0])
     with pytest.raises(StudioError, match=message):
         trained.edit(x, **arguments)
+
+
+def test_a_floor_without_a_cap_is_refused(trained: DiffusionModel) -> None:
+    config = dataclasses.replace(trained.config, min_snr=None, snr_floor=1.0)
+    with pytest.raises(StudioError, match="snr_floor: 1 is added to a weight"):
+        DiffusionModel(config, trained.data_info)
 
 
 def test_guidance_is_two_where_a_condition_is_given(trained: DiffusionModel) -> None:
