@@ -357,7 +357,8 @@ _NONE = np.empty(0, np.float32)
 @lru_cache(maxsize=8)
 def _powers(cone_angle: float) -> NDArray[np.float64]:
     """The first powers of 1 + cone angle; what lies farther is worked out when it is needed."""
-    return np.exp(np.arange(_POWERS) * math.log1p(cone_angle))
+    with np.errstate(over="ignore"):
+        return np.exp(np.arange(_POWERS) * math.log1p(cone_angle))
 
 
 def march(
