@@ -55,8 +55,8 @@ class DiffusionModel(Generator):
         super().__init__(config, data_info)
         if config.min_snr is None and config.snr_floor != 0:
             raise StudioError(
-                f"snr_floor: {config.snr_floor:g} is added to a weight that there is none of without --min-snr.",
-                fix="Give --min-snr 5 as well, or leave --snr-floor out.",
+                f"snr_floor: {config.snr_floor:g} does nothing without a cap to which it is added.",
+                fix="Give --min-snr 5 as well, or --snr-floor 0.",
             )
         self.network = Network(config, data_info)
         self.schedule = NoiseSchedule(config.schedule, config.timesteps)

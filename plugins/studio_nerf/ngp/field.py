@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ APPEARANCE = 16
 """Numbers that describe the look of a photo."""
 EARLY_STOP = 1e-4
 """Transmittance below which nothing is seen any more."""
+_MAKING = threading.Lock()
 _GRID_WARMUP = 8
 _GRID_DECAY = 0.7
 """What is left of a cell's density when it is looked at again: cells are looked at seldom, so each look must count. A
@@ -117,7 +119,10 @@ class NgpField(Field):
                     fix="Use --backend auto, or --device cpu.",
                 )
             make = CpuEngine if kernels else TorchEngine
-            self._engine = make(self.encoding, self.shading, self.space)
+            with _MAKING:
+                # Threads that render at once share one, as they take turns at it.
+                if self._engine is None:
+                    self._engine = make(self.encoding, self.shading, self.space)
         return self._engine
 
     def networks(self) -> dict[str, nn.Module]:

@@ -326,6 +326,7 @@ def _march(
     write: bool,
 ) -> None:
     growth = math.log1p(cone_angle)
+    # Least length, growth of a step, its logarithm, its powers, and the relative way that counts as short.
     steps = (step, cone_angle, growth, powers, min(_SHORT, growth**0.25))
     for share in numba.prange(shares):
         _march_share(

@@ -286,7 +286,7 @@ def test_edits_that_cannot_be_done(trained: DiffusionModel, arguments: dict[str,
 
 def test_a_floor_without_a_cap_is_refused(trained: DiffusionModel) -> None:
     config = dataclasses.replace(trained.config, min_snr=None, snr_floor=1.0)
-    with pytest.raises(StudioError, match="snr_floor: 1 is added to a weight"):
+    with pytest.raises(StudioError, match="snr_floor: 1 does nothing without a cap"):
         DiffusionModel(config, trained.data_info)
 
 
