@@ -34,6 +34,11 @@ _njit: Any = numba.njit
 
 _log = logging.getLogger(__name__)
 
+# Numba joins the features of the processor at hand to any processor that NUMBA_CPU_NAME names: on a machine with
+# AVX-512 "x86-64-v3" would still use its registers. Nothing said about features means those of the named processor.
+if numba_config.CPU_NAME and numba_config.CPU_FEATURES is None:
+    numba_config.CPU_FEATURES = ""
+
 _ENGINE_FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent / "marching" / "kernels")
 """Kernel sources of the engine, which kernels of any package may build on."""
 
