@@ -85,7 +85,7 @@ _DEGREES = _checked(float, lambda v: -90 <= v <= 90, "between -90 and 90")
 
 PositiveFloat = Annotated[float, _POSITIVE]
 OptionalPositiveFloat = Annotated[float | None, _POSITIVE]
-AtLeastOne = Annotated[float, _checked(float, lambda v: v >= 1, "at least 1")]
+OptionalAtLeastOne = Annotated[float | None, _checked(float, lambda v: v >= 1, "at least 1")]
 PositiveInt = Annotated[int, _ONE_OR_MORE]
 OptionalPositiveInt = Annotated[int | None, _ONE_OR_MORE]
 NonNegativeInt = Annotated[int, _checked(int, lambda v: v >= 0, "zero or more")]

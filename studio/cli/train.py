@@ -46,6 +46,7 @@ def main(argv: Sequence[str], started: float) -> int:
         console.print(request.data, markup=False)
     # Only now, behind all that can be said without it: importing torch takes seconds.
     from studio.devices import apply_threads
+    from studio.training.forecast import BudgetForecast
     from studio.training.observers import Previews, ProgressLine
     from studio.training.previews import preview_painter
     from studio.training.start import prepare, prepare_resume
@@ -81,6 +82,8 @@ def main(argv: Sequence[str], started: float) -> int:
         announce(f"run: {shown(prepared.run.path)}")
     if request.run.previews:
         prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
+    if prepared.config.kind == "field":
+        prepared.trainer.observers.append(BudgetForecast(announce, prepared.config.data.downscale))
     if request.run.timelapse is not None:
         _add_timelapse(prepared, request.run.timelapse, announce)
     with _viewer(prepared, request.run) as viewer:

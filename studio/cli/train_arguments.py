@@ -17,8 +17,8 @@ import tyro
 
 from studio.cli.arguments import (
     Arguments,
-    AtLeastOne,
     NonNegativeInt,
+    OptionalAtLeastOne,
     OptionalDuration,
     OptionalPositiveInt,
     PositiveFloat,
@@ -50,8 +50,8 @@ class RunOptions:
     """Go on with this run (its folder, or one above it) as if never stopped. Needs no PLUGIN and DATA; only --steps,
     --budget, --device and the intervals may change."""
     budget: OptionalDuration = None
-    """Wall-clock limit of the whole command, such as 90, 90s, 5m, 1h30m; schedules follow the clock then. A resumed
-    run has used part of it."""
+    """Time to train, such as 90, 90s, 5m, 1h30m: from the command on, less compiling kernels (once) and drawing
+    previews; schedules follow the clock then. A resumed run has used part of it."""
     seed: NonNegativeInt = 0
     """Seed of all random streams; equal seeds give equal runs on a CPU."""
     device: str = "auto"
@@ -111,8 +111,9 @@ class ReaderOptions:
 class SceneOptions(ReaderOptions):
     """How the photos are read and shown to the plugin."""
 
-    downscale: AtLeastOne = 1.0
-    """Divide both sides of the photos by this, with an area filter."""
+    downscale: OptionalAtLeastOne = None
+    """Divide both sides of the photos by this, with an area filter; default: so that none is longer than 1600
+    pixels."""
     background: Literal["auto", "white", "black"] = "auto"
     """Behind photos with alpha; auto: white, and nothing for opaque photos."""
     cache_gb: PositiveFloat = 2.0

@@ -27,6 +27,8 @@ from studio.marching.near_far import ray_box
 from studio.marching.packed import PackedSamples, packed_weights, visible
 
 _POINTS_AT_ONCE = 1 << 18
+_MOST_LOOKED_AT = 400_000
+"""Cells that an update of everything looks at one by one."""
 _MOST_STEPS = 1e9
 
 
@@ -173,7 +175,9 @@ class OccupancyGrid(nn.Module):
     ) -> None:
         """Look at the field again, at a random point of each cell looked at, and decide anew which are occupied.
 
-        The first `warmup` updates look at all cells, later ones at `count` cells drawn from all and `count` drawn from
+        The first `warmup` updates look at all cells, and where these are very many at one cell in each group of 2³ or
+        4³ that stands for all of them: a young field is smooth, and its millions of cells are not worth the seconds.
+        Later ones look at `count` cells drawn from all and `count` drawn from
         the occupied ones of each level (a cell may be drawn twice; it is looked at once).
 
         Args:
@@ -186,18 +190,18 @@ class OccupancyGrid(nn.Module):
             raise ValueError(f"step_size: expected a positive distance, got {step_size}")
         everything = int(self.updates) < self.warmup
         cells = None if everything else self.cells
+        side = self._group_side() if everything else 1
         for level in range(self.levels):
             allowed = self._allowed(level)
             if cells is not None:
                 allowed &= self._draw(cells[level].view(-1), count, generator)
-            index = _where(allowed)
             flat = self.density[level].view(-1)
-            for part in index.split(_POINTS_AT_ONCE):
-                points = self._points(level, part, self._random(len(part), generator))
-                seen = density_fn(points)
-                if seen.numel() != len(part):
-                    raise ValueError(f"density_fn: expected {len(part)} densities, got shape {tuple(seen.shape)}")
-                flat[part] = torch.maximum(flat[part] * self.decay, seen.reshape(-1).to(flat))
+            if side > 1:
+                self._look_at_groups(level, allowed, side, density_fn, generator)
+                continue
+            for part in _where(allowed).split(_POINTS_AT_ONCE):
+                seen = self._seen(density_fn, self._points(level, part, self._random(len(part), generator)))
+                flat[part] = torch.maximum(flat[part] * self.decay, seen.to(flat))
         threshold = min(self.threshold, self._mean_thickness(step_size))
         limits = [threshold / (step_size * 2.0**level) for level in range(self.levels)]
         if self._on_kernels():
@@ -326,6 +330,39 @@ class OccupancyGrid(nn.Module):
 
     def _on_kernels(self) -> bool:
         return self.density.device.type == "cpu" and self.density.dtype == torch.float32
+
+    @staticmethod
+    def _seen(density_fn: Callable[[Tensor], Tensor], points: Float[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        seen = density_fn(points)
+        if seen.numel() != len(points):
+            raise ValueError(f"density_fn: expected {len(points)} densities, got shape {tuple(seen.shape)}")
+        return seen.reshape(-1)
+
+    def _group_side(self) -> int:
+        """Cells along each side of the groups of which an update of everything looks at one."""
+        wanted = sum(int(self._allowed(level).count_nonzero()) for level in range(self.levels))
+        return next(side for side in (1, 2, BLOCK) if side == BLOCK or wanted <= _MOST_LOOKED_AT * side**3)
+
+    def _look_at_groups(
+        self,
+        level: int,
+        allowed: Bool[Tensor, " c"],
+        side: int,
+        density_fn: Callable[[Tensor], Tensor],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Look at a random point of each group of side³ cells, and take what is there for all of them."""
+        r = self.resolution // side
+        split = (r, side, r, side, r, side)
+        members = allowed.view(split)
+        group = _where(members.any(5).any(3).any(1).reshape(-1))
+        found = self.density.new_zeros(r**3)
+        for part in group.split(_POINTS_AT_ONCE):
+            points = self._points(level, part, self._random(len(part), generator), r)
+            found[part] = self._seen(density_fn, points).to(found)
+        density = self.density[level].view(split)
+        spread = found.view(r, 1, r, 1, r, 1)
+        density.copy_(torch.where(members, torch.maximum(density * self.decay, spread), density))
 
     def _allowed(self, level: int) -> Bool[Tensor, " c"]:
         """Cells of a level that an update may look at: not excluded, and not a finer level's business."""

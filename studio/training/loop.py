@@ -32,7 +32,8 @@ class LoopSettings:
     total_steps: int
     seed: int = 0
     budget_seconds: float | None = None
-    """Stop when this much wall-clock time is used, resumed sessions included, compiling CPU kernels left out."""
+    """Stop when this much wall-clock time is used, resumed sessions included, compiling CPU kernels and drawing
+    previews left out; one step is always done."""
     log_every: int = 20
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints by time (a kill loses at most this much) ..."""
@@ -141,6 +142,15 @@ class Trainer:
         a pause."""
         self._seconds_before -= seconds
 
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """What happens inside is no training: no budget pays for it."""
+        before = self.elapsed
+        try:
+            yield
+        finally:
+            self.leave_out(self.elapsed - before)
+
     # ---- state ---------------------------------------------------------------------------------------------------
     def save_checkpoint(self) -> None:
         """Write the whole state at the present step and drop old checkpoints."""
@@ -197,6 +207,7 @@ class Trainer:
                     break
                 if (
                     self.settings.budget_seconds is not None
+                    and self.step > 0
                     and self.context.elapsed_seconds >= self.settings.budget_seconds
                 ):
                     reason = "budget"

@@ -190,7 +190,8 @@ class Previews(Observer):
     def on_step(self, trainer: Trainer, step: int) -> None:
         if time.perf_counter() >= self._due:
             started = time.perf_counter()
-            self._make(trainer, step)
+            with trainer.outside():
+                self._make(trainer, step)
             ended = time.perf_counter()
             self._interval = max(self._interval * self._factor, _TRAINING_PER_PREVIEW * (ended - started))
             self._due = ended + self._interval

@@ -5,6 +5,8 @@ Beside them the curves of its figures, and at the end a film of all previews.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ from studio.export.video import VideoWriter
 from studio.files import atomic_write
 from studio.metrics import psnr
 from studio.plugin.base import Field, Generator
-from studio.scene import PhotoStore, Scene
+from studio.scene import Photo, PhotoStore, Scene
 from studio.training.loaded import photo_store
 from studio.training.randomness import stream_seed
 from studio.training.run import RunFolder
@@ -35,7 +37,11 @@ Painter = Callable[[Path], None]
 """Writes a preview of the plugin's present state to a path that ends in .png (text: to .txt beside it)."""
 
 _PREVIEW = 4
-_WIDEST = 1600
+_WIDEST, _PROBED = 1600, 192
+"""Pixels of a preview's longer side: at most, and where nothing is known yet of how long a picture takes."""
+_SECONDS = 1.5
+"""What a preview may take to draw: a field that has not formed yet costs a hundred times as much as one that has, and
+while a picture is drawn nothing else happens."""
 _PICTURES, _POINTS, _TEXTS = 36, 2000, 8
 _CAPTIONED, _CAPTIONED_WIDTH = 16, 256
 _SHORT_LABEL, _LABELLED_WIDTH = 12, 56
@@ -104,21 +110,42 @@ class FieldPainter:
         # The middle one: the first and last photos of a walk often look away from the subject.
         self._index = len(frames) // 2
         # The store keeps nothing: this photo is decoded anew for each of the few previews.
-        widest = max(int(frames[self._index].camera.width) / downscale, 1)
+        longest = max(max(frames[self._index].camera.size) / downscale, 1)
         self._photos: PhotoStore = photo_store(
-            scene, scene.evaluation_split, field, downscale * max(widest / _WIDEST, 1.0), 0.0
+            scene, scene.evaluation_split, field, downscale * max(longest / _WIDEST, 1.0), 0.0
         )
+        self._seconds_a_pixel: float | None = None
 
     def __call__(self, path: Path) -> None:
-        photo = self._photos.get(self._index)
+        whole = self._photos.get(self._index)
         color = self._field.scene_info.background
         background = torch.tensor(color) if color is not None else torch.zeros(3)
-        camera, behind = photo.camera.to(self._field.device), background.to(self._field.device)
-        render = self._field.render(camera, ("rgb",), background=behind)["rgb"].cpu()
+        if self._seconds_a_pixel is None:
+            # The first call compiles kernels, too; the second one tells how long a picture takes.
+            for _ in range(2):
+                self._draw(_fitted(whole, _PROBED), background)
+        assert self._seconds_a_pixel is not None
+        side = max(whole.size)
+        affordable = side * math.sqrt(_SECONDS / max(self._seconds_a_pixel * math.prod(whole.size), 1e-9))
+        photo = _fitted(whole, max(affordable, _PROBED))
+        render = self._draw(photo, background)
         truth = photo.composited(background)
         score = psnr(render.clamp(0, 1), truth, photo.mask).item()
         panels = [caption(truth, photo.frame.name), caption(render, f"{path.stem}   {score:.2f} dB")]
         save_picture(path, side_by_side(panels))
+
+    def _draw(self, photo: Photo, background: Float[Tensor, " 3"]) -> Float[Tensor, "h w 3"]:
+        camera, behind = photo.camera.to(self._field.device), background.to(self._field.device)
+        began = time.perf_counter()
+        drawn = self._field.render(camera, ("rgb",), background=behind)["rgb"].cpu()
+        self._seconds_a_pixel = (time.perf_counter() - began) / math.prod(photo.size)
+        return drawn
+
+
+def _fitted(photo: Photo, longest: float) -> Photo:
+    """The photo with at most so many pixels along its longer side."""
+    factor = max(photo.size) / longest
+    return photo.downscaled(factor) if factor > 1 else photo
 
 
 class GeneratorPainter:

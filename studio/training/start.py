@@ -14,6 +14,7 @@ import torch
 from studio.datasets import Dataset, describe_dataset, is_generated, load_dataset
 from studio.devices import select
 from studio.errors import StudioError
+from studio.kernels import compile_time
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
 from studio.plugin.config import PluginConfig
 from studio.readers import load_scene
@@ -23,9 +24,11 @@ from studio.scene.record import save_scene
 from studio.training.loaded import LoadedRun, build_plugin, photo_store
 from studio.training.loop import LoopSettings, Observer, Trainer, TrainingResult
 from studio.training.observers import MetricsWriter
+from studio.training.photo_sizes import automatic_downscale, describe_reduction
 from studio.training.randomness import seed_everything, stream_seed
 from studio.training.run import DataSettings, RunConfig, RunFolder
 from studio.training.sources import BatchSource, DatasetSource, SceneSource
+from studio.triangulation import with_points
 
 COLORS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
@@ -39,7 +42,8 @@ class TrainOptions:
     seed: int = 0
     device: str = "auto"
     budget_seconds: float | None = None
-    downscale: float = 1.0
+    downscale: float | None = None
+    """Both sides of the photos are divided by it; None: so that none is longer than 1600 pixels."""
     background: str = "auto"
     """'white', 'black', or 'auto': white where photos have alpha."""
     cache_gb: float = 2.0
@@ -126,7 +130,7 @@ def prepare(
     announce(f"device: {chosen}")
     where = DataSettings(
         path=str(data) if is_generated(data) else str(Path(data).expanduser().resolve()),
-        downscale=options.downscale,
+        downscale=1.0 if options.downscale is None else options.downscale,
         reader=dict(options.reader),
         background=options.background,
         cache_gb=options.cache_gb,
@@ -135,9 +139,15 @@ def prepare(
     generator = torch.Generator().manual_seed(stream_seed(options.seed, 0))
     scene, photos, dataset = _open_data(cls, where)
     if scene is not None and photos is not None:
+        if options.downscale is None and (factor := automatic_downscale(scene)) > 1:
+            where = replace(where, downscale=factor)
+            photos = photo_store(scene, "train", _field_class(cls), factor, where.cache_gb)
         announce(_describe_scene(scene, photos))
         for note in scene.notes:
             announce(f"note: {note}")
+        if options.downscale is None and (reduced := describe_reduction(scene, where.downscale)):
+            announce(f"note: {reduced}")
+        scene = with_points(scene, photos, announce)
         info: SceneInfo | DataInfo = _scene_info(scene, photos, options.background)
     else:
         assert dataset is not None
@@ -164,6 +174,7 @@ def prepare(
         assert scene is not None
         assert photos is not None
         model.initialize(scene, photos, generator)
+        _require_time_left(plugin, data, where, options.budget_seconds, clock_start)
     elif isinstance(model, Generator):
         assert dataset is not None
         model.initialize(dataset, generator)
@@ -250,6 +261,26 @@ def prepare_resume(
     if changed != config:
         run.write_config(changed)
     return Prepared(run, config, model, trainer, scene, photos, dataset)
+
+
+def _field_class(cls: type[Plugin]) -> type[Field]:
+    assert issubclass(cls, Field)
+    return cls
+
+
+def _require_time_left(
+    plugin: str, data: str | Path, where: DataSettings, budget: float | None, clock_start: float
+) -> None:
+    """Refuse a budget that reading the photos and placing what is trained has used up, while nothing is left behind."""
+    spent = time.perf_counter() - clock_start - compile_time.seconds_since(clock_start)
+    if budget is None or spent < budget:
+        return
+    enough = 60 * math.ceil((3 * spent + 60) / 60)
+    command = f"studio train {plugin} {data} --budget {enough // 60}m"
+    raise StudioError(
+        f"budget: the {budget:g} s are used up before the first step: reading the photos took {spent:.0f} s.",
+        fix=f"Give more time ({command}), or smaller photos as well (--downscale {2 * where.downscale:.3g}).",
+    )
 
 
 def _check(settings: PluginConfig, options: TrainOptions) -> None:

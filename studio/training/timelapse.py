@@ -66,7 +66,8 @@ class Timelapse(Observer):
         if self._due and step >= self._due[0]:
             while self._due and self._due[0] <= step:
                 self._due.pop(0)
-            self._draw(trainer, step)
+            with trainer.outside():
+                self._draw(trainer, step)
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
         self._draw(trainer, result.step)

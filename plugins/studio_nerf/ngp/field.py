@@ -52,8 +52,11 @@ _MOST_SAMPLES = 2048
 """Occupied samples of a ray that are looked at in rendering."""
 _RENDERED_STRIDE = 0.5
 """Length of rendering's steps among cameras, in those of training, which random shifts make up for."""
-_RENDERED_RAYS = 1 << 14
-"""Rays rendered at a time: their samples and features stay within some ten megabytes."""
+_RENDERED_RAYS, _FEWEST_RENDERED_RAYS = 1 << 14, 1 << 8
+"""Rays rendered at a time."""
+_RENDERED_SAMPLES, _PROBED_RAYS = 1 << 20, 256
+"""Samples that rays rendered at a time may have if light reached all of them, as told by a few rays: fog has two
+thousand a ray, and they would take gigabytes."""
 
 
 class NgpField(Field):
@@ -361,12 +364,25 @@ class NgpField(Field):
         behind = torch.zeros(3, device=self.device) if background is None else background.to(self.device)
         shader = RayShader(self, tuple(outputs), behind)
         flat = cameras.reshape(-1)
-        drawn = [render_camera(camera, shader, chunk=_RENDERED_RAYS, key=("ngp", self.device)) for camera in flat]
+        drawn = [
+            render_camera(camera, shader, chunk=self._rays_at_once(camera), key=("ngp", self.device)) for camera in flat
+        ]
         width, height = flat[0].size
         return {
             name: torch.stack([image[name] for image in drawn]).reshape(*cameras.shape, height, width, -1)
             for name in outputs
         }
+
+    def _rays_at_once(self, camera: Cameras) -> int:
+        """Rays of a camera to render together, so that what is kept of their samples stays within some 200 MiB."""
+        width, height = camera.size
+        every = max(width * height // _PROBED_RAYS, 1)
+        flat = torch.arange(every // 2, width * height, every, device=self.device)
+        rays = camera.rays(torch.stack([flat % width, flat // width], dim=-1) + 0.5)
+        marched = self.world.rays(rays.origins.float().contiguous(), rays.directions.float().contiguous())
+        samples = self._march(marched, stride=_RENDERED_STRIDE if self.space.contracted else 1.0)
+        each = max(len(samples) / max(samples.rays, 1), 1.0)
+        return min(max(int(_RENDERED_SAMPLES / each), _FEWEST_RENDERED_RAYS), _RENDERED_RAYS)
 
     def look(
         self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], least_thickness: float

@@ -80,10 +80,12 @@ class BudgetStrategy:
         due = self.weigh_start + self.weigh_every * self._weighings
         self._weighing = (self.prune_weight > 0 or self.tile_budget > 0) and progress >= due
         kept = ~remove
-        count = int(kept.sum())
         # When everything looks prunable, the statistics have failed, not the Gaussians.
-        if count == 0:
+        if not bool(kept.any()):
             return keep_all(params)
+        if not over_budget:
+            kept = self._enough(kept, params, stats)
+        count = int(kept.sum())
         score = torch.where(kept, stats.mean_grad, torch.zeros_like(stats.mean_grad))
         wanted = 0 if over_budget else max(self.count_at(progress) - count, 0)
         wanted = min(wanted, count, int((score > 0).sum()))
@@ -92,6 +94,21 @@ class BudgetStrategy:
         children = [self._child(params, parents, side) for side in (-1.0, 1.0)]
         merged = {name: torch.cat([child[name] for child in children]) for name in params}
         return compose(params, kept.nonzero()[:, 0], torch.cat([parents, parents]), merged)
+
+    def _enough(self, kept: Bool[Tensor, " n"], params: Params, stats: RefineStats) -> Bool[Tensor, " n"]:
+        """As many as training began with stay, or take the place of others: a short one has no time to win back more.
+
+        Those that training moved least are hardly worth splitting; of what was to go, the most opaque come back.
+        """
+        splittable = int((kept & (stats.mean_grad > 0)).sum())
+        short = self.initial - int(kept.sum()) - splittable
+        gone = (~kept).nonzero()[:, 0]
+        if short <= 0 or not len(gone):
+            return kept
+        back = params["opacities"][gone].topk(min(short, len(gone))).indices
+        kept = kept.clone()
+        kept[gone[back]] = True
+        return kept
 
     def _idle(self, stats: RefineStats) -> tuple[Bool[Tensor, " n"], bool]:
         """Gaussians that show too little, and whether tiles listed more of them than the budget allows.

@@ -307,6 +307,19 @@ def test_budget_with_more_than_its_target_adds_none() -> None:
     assert edit is None or len(edit.source) <= 5
 
 
+def test_a_short_training_does_not_prune_below_what_it_began_with() -> None:
+    strategy = BudgetStrategy(extent=10.0, target=60, initial=40, refine_every=1, per_step=0.1)
+    strategy.expect(50)
+    params = make_params([0.001 + 1e-5 * i for i in range(30)] + [0.5] * 10, [0.1] * 40)
+    # Three quarters are faint, and no more than four of the others have moved.
+    edit = strategy.after_step(1, 0.3, params, make_stats([0.0] * 36 + [1.0] * 4), seeded())
+    assert edit is not None
+    assert_whole(edit, params)
+    assert len(edit.source) == 40
+    # Four are split; of the faint ones the most opaque stay.
+    assert sorted(set(edit.source.tolist())) == list(range(4, 40))
+
+
 # ---- MCMC ------------------------------------------------------------------------------------------------------------
 def test_mcmc_moves_the_dead_onto_the_living_and_grows_to_its_cap() -> None:
     strategy = McmcStrategy(max_gaussians=45, refine_every=1)

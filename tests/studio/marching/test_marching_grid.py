@@ -14,6 +14,7 @@ from studio.cameras import Cameras, look_at
 from studio.errors import StudioError
 from studio.kernels import cache
 from studio.marching import OccupancyGrid, PackedSamples, packed_opacity, packed_weights, ray_box, ray_sphere
+from studio.marching import grid as grid_module
 
 BOX = torch.tensor([[-1.0, -0.75, -1.25], [1.0, 1.0, 0.75]])
 CUBE = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -301,6 +302,31 @@ def test_update_uses_the_mean_of_a_young_field() -> None:
     grid = OccupancyGrid(CUBE, 16, threshold=0.01)
     grid.update(lambda p: 1e-3 * (1 + (p[:, 0] > 0)), step_size=0.01)  # far below the threshold everywhere
     assert grid.occupied_share == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("most", "side"), [(6_000, 2), (1_000, 4)])
+def test_early_updates_of_large_grids_look_at_groups_of_cells(
+    monkeypatch: pytest.MonkeyPatch, most: int, side: int
+) -> None:
+    monkeypatch.setattr(grid_module, "_MOST_LOOKED_AT", most)
+    grid = OccupancyGrid(CUBE, 32, warmup=9)
+    grid.density[0, :, :, :8] = -1.0
+    asked: list[Tensor] = []
+
+    def half(points: Tensor) -> Tensor:
+        asked.append(points)
+        return torch.where(points[:, 0] > 0, 10.0, 0.0)
+
+    g = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        grid.update(half, step_size=0.01, generator=g)
+    points = torch.cat(asked)
+    assert len(points) == 8 * (32 * 32 * 24) // side**3
+    assert float(points[:, 2].min()) > -0.5, "nothing is asked of cells that stay empty"
+    cells = grid.cells[0]
+    assert not bool(cells[:, :, :8].any())
+    assert bool(cells[16:, :, 8:].all())
+    assert not bool(cells[:16].any())
 
 
 def test_later_updates_look_at_a_sample_only() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from tiny_scenes import write_ring_scene
 
 from studio.errors import StudioError
-from studio.plugin import TrainingContext
+from studio.plugin import PhotoRequest, TrainingContext
 from studio.registry import find_plugin, load_config_class
 from studio.training.checkpoint import load_state
+from studio.training.forecast import BudgetForecast
 from studio.training.loaded import open_run
 from studio.training.loop import NonFiniteLossError, Observer, Trainer
 from studio.training.order import ShuffledOrder
@@ -147,6 +149,80 @@ def test_compiling_kernels_does_not_use_up_the_budget(
     elapsed = job.trainer.elapsed
     monkeypatch.setattr("studio.kernels.compile_time.seconds_since", lambda moment: 1000.0)
     assert job.trainer.elapsed == pytest.approx(elapsed - 1000.0, abs=100.0)
+
+
+class Dawdler(Observer):
+    """Takes its time outside of the training, after each step."""
+
+    def on_step(self, trainer: Trainer, step: int) -> None:
+        with trainer.outside():
+            time.sleep(0.15)
+
+
+def test_what_happens_outside_does_not_use_up_the_budget(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path, budget_seconds=60.0), steps=4)
+    job.trainer.observers.append(Dawdler())
+    began, before = time.perf_counter(), job.trainer.elapsed
+    result = job.train()
+    assert time.perf_counter() - began > 0.6
+    assert result.seconds - before < time.perf_counter() - began - 0.55
+
+
+def test_a_budget_used_up_by_reading_is_refused_with_a_command_that_works(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path
+) -> None:
+    with pytest.raises(StudioError, match="before the first step") as caught:
+        start("toy-rays", tiny_scene, options(tmp_path, budget_seconds=1e-6), steps=4)
+    assert not (tmp_path / "runs").exists(), "nothing is left behind"
+    fix = caught.value.fix
+    assert fix is not None
+    command = fix.split("(")[1].split(")")[0].split()
+    assert command[:4] == ["studio", "train", "toy-rays", str(tiny_scene)]
+    assert command[4:] == ["--budget", "2m"]
+
+
+def test_a_budget_that_ends_at_once_still_trains_a_step(toy_plugins: None, tmp_path: Path, tiny_scene: Path) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path, budget_seconds=60.0), steps=10**7)
+    job.trainer.leave_out(-100.0)
+    assert job.train().step == 1
+
+
+def test_large_photos_are_reduced_unless_told_otherwise(toy_plugins: None, tmp_path: Path) -> None:
+    folder = write_ring_scene(tmp_path / "large", photos=3, width=1700, height=40)
+    told: list[str] = []
+    config = load_config_class(find_plugin("toy-rays")).from_dict({"steps": 1})
+    job = prepare("toy-rays", folder, config, options(tmp_path), announce=told.append)
+    assert job.photos is not None
+    assert job.photos[0].size == (1600, 38)
+    assert job.config.data.downscale == pytest.approx(1700 / 1600)
+    assert "note: photos of 1700x40 are reduced to 1600x38; --downscale 1 keeps their size" in told
+    kept = prepare("toy-rays", folder, config, options(tmp_path, downscale=1.0))
+    assert kept.photos is not None
+    assert kept.photos[0].size == (1700, 40)
+
+
+@pytest.mark.parametrize(("cost", "advice"), [(0.02, True), (0.0001, False)])
+def test_the_first_steps_tell_what_a_budget_buys(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, cost: float, advice: bool
+) -> None:
+    job = start("toy-rays", tiny_scene, options(tmp_path, budget_seconds=20.0), steps=10**6)
+    monkeypatch.setattr(type(job.plugin), "batch_request", lambda self, step: PhotoRequest())
+    told: list[str] = []
+    forecast = BudgetForecast(told.append, downscale=2.0)
+    clock = [1.0]
+    monkeypatch.setattr(Trainer, "elapsed", property(lambda self: clock[0]))
+    job.trainer.context.start_seconds = 1.0
+    forecast.on_start(job.trainer)
+    for step in range(1, 40_000):
+        clock[0] += cost
+        job.trainer.step = step
+        forecast.on_step(job.trainer, step)
+    steps = round(19.0 / cost)
+    expected = f"about {950 if advice else 190_000:,} steps in 20 s"
+    assert steps in (950, 190_000)
+    assert len(told) == 1
+    assert expected in told[0]
+    assert ("--downscale 4" in told[0]) == advice
 
 
 def test_only_so_many_checkpoints_are_kept(toy_plugins: None, tmp_path: Path) -> None:
