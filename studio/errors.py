@@ -20,6 +20,10 @@ class StudioError(Exception):
         self.fix = fix
         super().__init__(f"{message} {fix}" if fix else message)
 
+    def add_fix(self, more: str) -> None:
+        """Say one thing more, for whoever handles the error on its way and knows it."""
+        StudioError.__init__(self, self.message, fix=f"{self.fix} {more}" if self.fix else more)
+
 
 class MissingDependencyError(StudioError):
     """An optional package is not installed; the message names the pip command that installs it."""

@@ -14,6 +14,11 @@ from typing import IO, Any, Literal
 
 from studio.errors import StudioError
 
+
+class DiskFullError(StudioError):
+    """A file could not be written for want of space."""
+
+
 _LEFTOVER = re.compile(r"^\..+\.[0-9a-f]{12}\.partial(\.[A-Za-z0-9]+)?$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -75,6 +80,20 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
         yield file
 
 
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """For files that grow line by line and cannot be written to a temporary name: their errors as one clear line.
+
+    Raises:
+        StudioError: The disk is full (names the path and the free space), or the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        target = Path(path)
+        raise (_disk_full(target) if _says_full(error) else _unwritable(target, error)) from error
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     """Delete the temporary files that killed writers left in `folder` (not below it); returns what was deleted.
 
@@ -122,12 +141,12 @@ def _says_full(error: BaseException) -> bool:
     return False
 
 
-def _disk_full(target: Path) -> StudioError:
+def _disk_full(target: Path) -> DiskFullError:
     try:
         free = f"{shutil.disk_usage(target.parent).free / 2**20:,.1f} MiB free"
     except OSError:
         free = "free space unknown"
-    return StudioError(
+    return DiskFullError(
         f"{target}: the disk is full or a quota is reached ({free} in {target.parent}).",
         fix="Free some space or choose another folder; the file that was there before is unchanged.",
     )

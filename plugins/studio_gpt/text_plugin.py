@@ -102,8 +102,6 @@ class TextGenerator(Generator):
         return self._optimization.state()
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        # The saved vocabulary may have brought another network since `setup_training`.
-        self._optimization = Optimization(self.network, self.config, self._context)
         self._optimization.load_state(state)
 
     # ---- sampling ------------------------------------------------------------------------------------------------

@@ -145,10 +145,17 @@ class TrainingContext:
 class Plugin(nn.Module):
     """What every plugin class shares. Subclass `Field` or `Generator`, not this.
 
-    Life of a plugin: ``__init__(config, info)`` builds the module (its shapes may still be provisional); `initialize`
-    fills it from the data; `setup_training` makes optimisers; then the engine alternates `batch_request` and
-    `training_step`. A checkpoint is ``state_dict()`` plus `training_state()`; restoring calls `prepare_state` with the
-    saved shapes, then ``load_state_dict``, then, to go on training, `setup_training` and `load_training_state`.
+    Life of a plugin, in one order everywhere:
+
+    1. ``__init__(config, info)`` builds the module; its shapes may still be provisional.
+    2. A new training fills it from the data by `initialize`; a checkpoint fills it by `prepare_state` with the saved
+       shapes, then ``load_state_dict``. It is moved to its device in between or afterwards.
+    3. `setup_training` makes optimisers for the parameters that are there now.
+    4. A resumed training hands over what it saved by `load_training_state`.
+    5. The engine alternates `batch_request` and `training_step`.
+    6. `finish_training` settles the last state, once; a run that says that it is finished has been finished.
+
+    A checkpoint is ``state_dict()`` plus `training_state()`. To render or sample, 1 and 2 are all that happens.
     """
 
     def __init__(self, config: PluginConfig) -> None:
@@ -164,7 +171,10 @@ class Plugin(nn.Module):
 
     # ---- training ------------------------------------------------------------------------------------------------
     def setup_training(self, context: TrainingContext) -> None:
-        """Build optimisers and schedules; keep `context` for its progress and random generator."""
+        """Build optimisers and schedules; keep `context` for its progress and random generator.
+
+        The weights are there by now: those of the data, or those of the checkpoint that training goes on from.
+        """
         raise NotImplementedError
 
     def batch_request(self, step: int) -> Request:
@@ -202,7 +212,10 @@ class Plugin(nn.Module):
         """Make room for a saved state whose tensor shapes differ from those at construction (densified splats)."""
 
     def finish_training(self) -> None:
-        """Called once after the last step, before the final checkpoint."""
+        """Called once after the last step, before the final checkpoint, which is the only one of that step.
+
+        After a kill in between, a resumed run goes on from the checkpoint before it and comes here again.
+        """
 
     # ---- information ---------------------------------------------------------------------------------------------
     def networks(self) -> dict[str, nn.Module]:

@@ -17,10 +17,11 @@ from studio.plugin.batches import Batch
 from studio.testing.data import SAMPLE_KINDS, CheckData, SampleData, SceneData, make_samples
 from studio.testing.report import CheckFailed, NotApplicable
 from studio.training.checkpoint import load_state
-from studio.training.loop import LoopSettings, Trainer, restore_plugin
+from studio.training.loop import LoopSettings, Trainer
 from studio.training.randomness import random_state, restore_random_state, seed_everything, stream_seed
 from studio.training.run import RunFolder
 from studio.training.sources import BatchSource, DatasetSource, SceneSource
+from studio.training.state import restore_plugin
 
 STEPS = 20
 _SEED = 5

@@ -20,9 +20,8 @@ from studio.registry import find_plugin, load_config_class, load_plugin_class
 from studio.scene import Frame, Photo, PhotoStore, Scene
 from studio.scene.record import load_saved_scene
 from studio.scene.scene import SPLITS
-from studio.training.checkpoint import load_state
-from studio.training.loop import restore_plugin
 from studio.training.run import RunConfig, RunFolder
+from studio.training.state import UNKNOWN, read_checkpoint, restore_plugin
 
 _WARM_UP_WIDTH = 32
 
@@ -36,6 +35,9 @@ class LoadedRun:
     plugin: Plugin
     step: int
     """Training steps behind the weights."""
+    reason: str = UNKNOWN
+    """How its training ended: 'finished', 'budget', or 'interrupted', also by a kill; 'unknown' in runs of before this
+    was kept."""
 
     @property
     def path(self) -> Path:
@@ -249,10 +251,10 @@ def open_run(path: str | Path, *, device: str = "auto", checkpoint: int | None =
     config = run.read_config()
     file = run.latest_checkpoint() if checkpoint is None else run.checkpoint_path(checkpoint)
     plugin = build_plugin(config)
-    state = load_state(file)
-    restore_plugin(plugin, state["plugin"])
+    saved = read_checkpoint(file)
+    restore_plugin(plugin, saved.plugin, file)
     entry = find_plugin(config.plugin)
     assert entry.spec is not None
     plugin.to(select(device, supported=entry.spec.devices).torch_device)
     plugin.eval()
-    return LoadedRun(run, config, plugin, state["step"])
+    return LoadedRun(run, config, plugin, saved.step, saved.ended or "interrupted")

@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from studio.errors import StudioError
-from studio.files import remove_leftovers
+from studio.files import DiskFullError, remove_leftovers
 from studio.kernels import compile_time
 from studio.plugin.base import Plugin, TrainingContext
-from studio.training.checkpoint import load_state, save_state
+from studio.training.checkpoint import save_state
+from studio.training.labels import ENDED
 from studio.training.randomness import random_state, restore_random_state, seed_everything, stream_seed
 from studio.training.run import RunFolder
 from studio.training.sources import BatchSource
+from studio.training.state import non_finite, put_back, read_checkpoint, restore_plugin, restore_training
 
 _PLUGIN = 3
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Ctrl-C, a polite kill, and a terminal that was closed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Observer:
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None: ...
 
+    def on_failure(self, trainer: Trainer, error: BaseException) -> None:
+        """Instead of `on_end` where an error ended the training; open files are closed here."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -77,14 +84,18 @@ class TrainingResult:
 
 
 class NonFiniteLossError(StudioError):
-    """Training was stopped because the loss became NaN or infinite."""
+    """Training was stopped because the loss, a parameter or an optimiser's state became NaN or infinite."""
+
+
+class RunFolderGoneError(StudioError):
+    """The run folder was deleted or moved away while training wrote into it."""
 
 
 class Trainer:
     """Trains a plugin on a batch source, in a run folder.
 
     Args:
-        plugin: Initialised, on its device.
+        plugin: On its device; initialised from the data, unless `restore` fills it.
         source: Where its batches come from.
         run: Where checkpoints and metrics go.
         settings: Steps, seed and intervals.
@@ -111,9 +122,12 @@ class Trainer:
         self._clock_start = time.perf_counter() if clock_start is None else clock_start
         self._seconds_before = 0.0
         self._stop = False
+        self._ready = False
+        self._whole = True
+        self.ended = ""
+        """Why training ended, 'finished' or 'budget', once the plugin has been finished; else empty."""
         # Losses whose value has not been read yet: reading one stalls a GPU, so they are checked in groups.
         self._unchecked: list[tuple[int, Tensor | float]] = []
-        seed_everything(settings.seed)
         self.context = TrainingContext(
             total_steps=settings.total_steps,
             seed=settings.seed,
@@ -122,9 +136,20 @@ class Trainer:
             budget_seconds=settings.budget_seconds,
             step_cost=plugin.step_cost,
         )
-        plugin.setup_training(self.context)
+
+    def set_up(self) -> None:
+        """Have the plugin make its optimisers, for the weights that it has now; `restore` and `train` see to it.
+
+        The order of a plugin's life is the same everywhere: its weights are there, from the data or from a checkpoint,
+        before `Plugin.setup_training` looks at them.
+        """
+        if self._ready:
+            return
+        seed_everything(self.settings.seed)
+        self.plugin.setup_training(self.context)
         # Put back when training begins: whatever draws numbers in between (another run, a notebook) changes nothing.
         self._random = random_state()
+        self._ready = True
 
     @property
     def elapsed(self) -> float:
@@ -152,87 +177,150 @@ class Trainer:
             self.leave_out(self.elapsed - before)
 
     # ---- state ---------------------------------------------------------------------------------------------------
-    def save_checkpoint(self) -> None:
-        """Write the whole state at the present step and drop old checkpoints."""
+    def save_checkpoint(self, ended: str = "") -> None:
+        """Write the whole state at the present step and drop old checkpoints.
+
+        Args:
+            ended: Why training ended, where the plugin has been finished.
+
+        Raises:
+            NonFiniteLossError: Something in the state is not finite; the checkpoints before it stay.
+            RunFolderGoneError: There is no run folder to write to.
+            StudioError: The disk is full.
+        """
         self._check_losses()
+        self._check_folder()
+        training = self.plugin.training_state()
+        if (name := non_finite(self.plugin, training)) is not None:
+            raise self._not_finite(f"'{name}' is no longer finite after step {self.step - 1}")
         state = {
             "step": self.step,
             "seconds": self.elapsed,
             "start_seconds": self.context.start_seconds,
+            "ended": ended,
             "plugin": dict(self.plugin.state_dict()),
-            "training": self.plugin.training_state(),
+            "training": training,
             "source": self.source.state(),
             "generator": self.context.generator.get_state(),
             "random": random_state(),
         }
-        save_state(self.run.checkpoint_path(self.step), state)
+        path, labels = self.run.checkpoint_path(self.step), {ENDED: ended}
+        try:
+            save_state(path, state, labels)
+        except DiskFullError:
+            # The newest checkpoint stays; the older ones make room.
+            if not self.run.prune_checkpoints(1):
+                raise
+            save_state(path, state, labels)
+        self.ended = ended
         self.run.prune_checkpoints(self.settings.keep_checkpoints)
         for observer in self.observers:
             observer.on_checkpoint(self, self.step)
 
     def restore(self) -> None:
-        """Continue from the run's newest checkpoint, as if training had never stopped."""
+        """Continue from the run's newest checkpoint, as if training had never stopped.
+
+        Raises:
+            StudioError: The checkpoint is damaged or does not fit; names file, field and the earlier one.
+        """
         remove_leftovers(self.run.checkpoints)
-        state = load_state(self.run.latest_checkpoint())
-        restore_plugin(self.plugin, state["plugin"])
-        self.plugin.load_training_state(state["training"])
-        self.source.load_state(state["source"])
-        self.context.generator.set_state(state["generator"])
-        self._random = state["random"]
-        self.step = state["step"]
-        self._seconds_before = state["seconds"]
-        self.context.start_seconds = state["start_seconds"]
+        saved = read_checkpoint(self.run.latest_checkpoint())
+        restore_plugin(self.plugin, saved.plugin, saved.path)
+        self.set_up()
+        restore_training(self.plugin, saved)
+        put_back(saved, "source", lambda: self.source.load_state(saved.source))
+        put_back(saved, "generator", lambda: self.context.generator.set_state(saved.generator))
+        # Tried here, where the file can be named; put back again when training begins.
+        put_back(saved, "random", lambda: restore_random_state(saved.random))
+        self._random = saved.random
+        self.step = saved.step
+        self.ended = saved.ended
+        self._seconds_before = saved.seconds
+        self.context.start_seconds = saved.start_seconds
         self.run.rewind_metrics(self.step)
 
     # ---- training ------------------------------------------------------------------------------------------------
     def train(self) -> TrainingResult:
         """Run until the last step, the end of the budget, or an interrupt; always leaves a checkpoint.
 
+        A run that is at its end already, but was killed before it was finished, is finished.
+
         Raises:
-            NonFiniteLossError: A loss was NaN or infinite; the last good checkpoint stays.
+            NonFiniteLossError: A loss, a parameter or a moment was NaN or infinite; the last good checkpoint stays.
+            RunFolderGoneError: The run folder is gone.
+            StudioError: The disk is full, or the data can no longer be read. What can still be saved is.
         """
-        for observer in self.observers:
-            observer.on_start(self)
-        restore_random_state(self._random)
-        self.plugin.train()
-        last_save, saved_at = time.perf_counter(), -1
-        reason = "finished"
-        if self.step == 0:
-            self.context.start_seconds = self.elapsed
-        with self._interruptible():
-            while self.step < self.settings.total_steps:
-                self.context.elapsed_seconds = self.elapsed
-                if self._stop:
-                    reason = "interrupted"
-                    break
-                if (
-                    self.settings.budget_seconds is not None
-                    and self.step > 0
-                    and self.context.elapsed_seconds >= self.settings.budget_seconds
-                ):
-                    reason = "budget"
-                    break
-                self._train_step()
-                due = time.perf_counter() - last_save >= self.settings.checkpoint_seconds
-                if self.settings.checkpoint_steps is not None:
-                    due = self.step % self.settings.checkpoint_steps == 0
-                if due:
-                    self.save_checkpoint()
-                    last_save, saved_at = time.perf_counter(), self.step
-            self._check_losses()
-            if reason != "interrupted":
-                self.plugin.finish_training()
-                saved_at = -1
-            if saved_at != self.step:
-                self.save_checkpoint()
-        self._random = random_state()
-        self.plugin.eval()
-        result = TrainingResult(self.step, self.elapsed, reason, dict(self.figures))
-        for observer in self.observers:
-            observer.on_end(self, result)
+        self.set_up()
+        self._saved_at = -1
+        self._whole = True
+        try:
+            for observer in self.observers:
+                observer.on_start(self)
+            restore_random_state(self._random)
+            self.plugin.train()
+            if self.step == 0:
+                self.context.start_seconds = self.elapsed
+            with self._interruptible():
+                reason = self._run()
+            self._random = random_state()
+            self.plugin.eval()
+            result = TrainingResult(self.step, self.elapsed, reason, dict(self.figures))
+            for observer in self.observers:
+                observer.on_end(self, result)
+        except BaseException as error:
+            for observer in self.observers:
+                with contextlib.suppress(Exception):
+                    observer.on_failure(self, error)
+            self._save_what_is_left(error)
+            raise
         return result
 
+    def _run(self) -> str:
+        """All steps that are left, and the end of the training; returns why it ended."""
+        last_save = time.perf_counter()
+        reason = "finished"
+        while self.step < self.settings.total_steps:
+            self.context.elapsed_seconds = self.elapsed
+            if self._stop:
+                reason = "interrupted"
+                break
+            budget = self.settings.budget_seconds
+            if budget is not None and self.step > 0 and self.context.elapsed_seconds >= budget:
+                reason = "budget"
+                break
+            self._train_step()
+            due = time.perf_counter() - last_save >= self.settings.checkpoint_seconds
+            if self.settings.checkpoint_steps is not None:
+                due = self.step % self.settings.checkpoint_steps == 0
+            # The last state is saved when it is finished, and only then.
+            if due and self.step < self.settings.total_steps:
+                self.save_checkpoint()
+                last_save, self._saved_at = time.perf_counter(), self.step
+        self._check_losses()
+        if reason != "interrupted":
+            self._whole = False
+            self.plugin.finish_training()
+            self.save_checkpoint(reason)
+            self._saved_at = self.step
+        elif self._saved_at != self.step:
+            self.save_checkpoint()
+            self._saved_at = self.step
+        return reason
+
+    def _save_what_is_left(self, error: BaseException) -> None:
+        """After an error that did not come out of a step, such as a full disk: keep the steps since the last save."""
+        if isinstance(error, (NonFiniteLossError, RunFolderGoneError)) or not isinstance(error, Exception):
+            return
+        if self._whole and self.step not in (0, self._saved_at):
+            # Where the disk is full for this, too, the first error says so.
+            with contextlib.suppress(Exception):
+                self.save_checkpoint()
+        if isinstance(error, StudioError) and self.step > 0:
+            saved = self.run.list_checkpoints()
+            error.add_fix(f"Saved: {saved[-1].name}, of {self.step:,} steps done." if saved else "Nothing was saved.")
+
     def _train_step(self) -> None:
+        self._whole = False
         batch = self.source.next(self.plugin.batch_request(self.step))
         metrics = self.plugin.training_step(batch, self.step)
         if "loss" not in metrics:
@@ -242,6 +330,8 @@ class Trainer:
         loss = metrics["loss"]
         self._unchecked.append((self.step, loss.detach() if isinstance(loss, Tensor) else loss))
         self.step += 1
+        self._whole = True
+        self._check_folder()
         log = self.step % self.settings.log_every == 0 or self.step in (1, self.settings.total_steps)
         if log:
             self._check_losses()
@@ -254,17 +344,34 @@ class Trainer:
     def _check_losses(self) -> None:
         for step, loss in self._unchecked:
             if not math.isfinite(float(loss)):
-                saved = self.run.list_checkpoints()
-                kept = f"The last good checkpoint is {saved[-1]}." if saved else "There was no checkpoint before it."
-                raise NonFiniteLossError(
-                    f"Training stopped: the loss became {float(loss)} at step {step}. {kept}",
-                    fix="Lower the learning rates, or resume from it with another --seed.",
-                )
+                self._unchecked.clear()
+                raise self._not_finite(f"the loss became {float(loss)} at step {step}")
         self._unchecked.clear()
+
+    def _not_finite(self, what: str) -> NonFiniteLossError:
+        saved = self.run.list_checkpoints()
+        kept = f"The last good checkpoint is {saved[-1]}." if saved else "There was no checkpoint before it."
+        return NonFiniteLossError(
+            f"Training stopped: {what}. {kept}",
+            fix="Lower the learning rates, or resume from it with another --seed."
+            if saved
+            else "Lower the learning rates.",
+        )
+
+    def _check_folder(self) -> None:
+        """Nothing may be written where the folder was deleted: half a run would come into being."""
+        if not self.run.checkpoints.is_dir():
+            raise RunFolderGoneError(
+                f"{self.run.path}: the run folder was deleted or moved in training (after step {self.step:,}).",
+                fix="Train it again; nothing was saved elsewhere.",
+            )
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Turn the first Ctrl-C (or SIGTERM) into an orderly stop after the step; a second one stops at once."""
+        """Turn the first Ctrl-C, SIGTERM or SIGHUP into an orderly stop after the step; a second one stops at once.
+
+        A signal that is ignored stays ignored, as SIGHUP is under nohup.
+        """
 
         def stop(number: int, frame: Any) -> None:
             if self._stop:
@@ -273,8 +380,10 @@ class Trainer:
 
         previous: dict[int, Any] = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, stop)
+            for name in _SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    previous[number] = signal.signal(number, stop)
         except ValueError:
             # Not in the main thread (a notebook server, a test): the caller handles interrupts.
             previous.clear()
@@ -283,19 +392,3 @@ class Trainer:
         finally:
             for restored, handler in previous.items():
                 signal.signal(restored, handler)
-
-
-def restore_plugin(plugin: Plugin, state: Mapping[str, Tensor]) -> None:
-    """Load a saved ``state_dict`` into a plugin, after letting it make room for other shapes.
-
-    Raises:
-        StudioError: Names or shapes do not fit: the checkpoint belongs to another plugin, preset or version.
-    """
-    plugin.prepare_state({name: tuple(tensor.shape) for name, tensor in state.items()})
-    try:
-        plugin.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise StudioError(
-            f"The checkpoint does not fit the plugin: {problem}.", fix="Use the plugin version that wrote it."
-        ) from error

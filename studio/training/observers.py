@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +18,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from studio.errors import StudioError
+from studio.files import writing
 from studio.training.loop import Observer, Trainer, TrainingResult
 from studio.training.randomness import undisturbed
 from studio.training.running import mark_running
 
+_log = logging.getLogger(__name__)
 _TRAINING_PER_PREVIEW = 9.0
 """Seconds of training for each second of previews; some models take long to sample."""
 
@@ -28,35 +34,67 @@ class MetricsWriter(Observer):
     def __init__(self, tensorboard: bool = True) -> None:
         self._tensorboard = tensorboard
         self._events: Any = None
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def on_start(self, trainer: Trainer) -> None:
-        self._file = trainer.run.metrics_file.open("a", encoding="utf-8")
+        path = trainer.run.metrics_file
+        with writing(path):
+            # Unbuffered: a line is on its way to the disk when it is written, and none is left over for closing.
+            self._file = path.open("ab", buffering=0)
         mark_running(self._file)
 
     def on_log(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
-        assert self._file is not None
         row = {"step": step - 1, "seconds": round(trainer.elapsed, 3), **figures, **_numbers(trainer.plugin.status())}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._write_row(trainer.run.metrics_file, json.dumps(row) + "\n")
         if self._tensorboard:
-            self._write_events(trainer, step, row)
+            self._write_events(trainer, row)
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
+        self._close()
+
+    def on_failure(self, trainer: Trainer, error: BaseException) -> None:
+        self._close()
+
+    def _write_row(self, path: Path, line: str) -> None:
+        """A whole line or none: half of one would hide what a resumed run writes behind it."""
+        assert self._file is not None
+        data = line.encode()
+        before = self._file.seek(0, os.SEEK_END)
+        with writing(path):
+            try:
+                if self._file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(before)
+                raise
+
+    def _write_events(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        folder = trainer.run.path / "events"
+        try:
+            if self._events is None:
+                # Imported at the first line of figures, not before: it takes a good part of a second.
+                from torch.utils.tensorboard import SummaryWriter
+
+                # Of a resumed run, what the killed one wrote beyond its last checkpoint is not shown twice.
+                self._events = SummaryWriter(str(folder), purge_step=row["step"])
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, row["step"])
+        except OSError as error:
+            # Its writer is a thread of its own, which tells of a full disk at a later line.
+            self._tensorboard = False
+            _log.warning("%s: no more TensorBoard events (%s); metrics.jsonl has all figures.", folder, error)
+
+    def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
         if self._events is not None:
-            self._events.close()
-
-    def _write_events(self, trainer: Trainer, step: int, row: Mapping[str, Any]) -> None:
-        if self._events is None:
-            # Imported at the first line of figures, not before: it takes a good part of a second.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(trainer.run.path / "events"))
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, step)
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
 
 
 class ProgressLine(Observer):

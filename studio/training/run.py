@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import platform
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ from studio.files import atomic_write
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,22 @@ class RunFolder:
             raise StudioError(
                 f"{path}: there is no run here (no {CONFIG}).", fix="Train one with: studio train PLUGIN DATA"
             )
-        return cls(runs[-1].parent)
+        found = [cls(config.parent) for config in runs]
+        # One that was stopped before its first save must not hide a good one.
+        usable = [run for run in found if run.list_checkpoints()]
+        if usable and usable[-1].path != found[-1].path:
+            _log.warning(
+                "%s has no checkpoint yet; taking the newest run that has: %s", found[-1].path, usable[-1].path
+            )
+        return (usable or found)[-1]
+
+    def discard(self) -> None:
+        """Delete the folder of a run that failed before it had anything to keep, and the folders made for it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in list(self.path.parents)[:2]:
+            # Only those that hold no other run.
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
     # ---- configuration -------------------------------------------------------------------------------------------
     def write_config(self, config: RunConfig) -> None:
@@ -146,10 +165,12 @@ class RunFolder:
             )
         return found[-1]
 
-    def prune_checkpoints(self, keep: int) -> None:
-        """Delete all but the newest `keep`."""
-        for path in self.list_checkpoints()[:-keep]:
+    def prune_checkpoints(self, keep: int) -> list[Path]:
+        """Delete all but the newest `keep`; returns what was deleted."""
+        old = self.list_checkpoints()[:-keep]
+        for path in old:
             path.unlink(missing_ok=True)
+        return old
 
     # ---- metrics -------------------------------------------------------------------------------------------------
     def read_metrics(self) -> list[dict[str, Any]]:

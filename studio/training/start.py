@@ -68,12 +68,29 @@ class Prepared:
     photos: PhotoStore | None = None
     dataset: Dataset | None = None
 
+    result: TrainingResult | None = None
+    """How the training ended, once it has."""
+
     def train(self) -> TrainingResult:
-        return self.trainer.train()
+        """Train to the end; a run that fails before its first step leaves no folder behind."""
+        try:
+            self.result = self.trainer.train()
+        except Exception:
+            if self.trainer.step == 0 and not self.run.list_checkpoints():
+                self.run.discard()
+            raise
+        return self.result
 
     def loaded(self) -> LoadedRun:
         """The trained plugin as `open_run` would give it."""
-        return LoadedRun(self.run, self.config, self.plugin, self.trainer.step)
+        reason = self.result.reason if self.result is not None else self.trainer.ended or "interrupted"
+        return LoadedRun(self.run, self.config, self.plugin, self.trainer.step, reason)
+
+
+class TrainingInterruptedError(StudioError):
+    """A training was asked to stop (Ctrl-C, SIGTERM, SIGHUP) before its end; all is saved."""
+
+    exit_code = 130
 
 
 def train(
@@ -84,9 +101,12 @@ def train(
     config: PluginConfig | None = None,
     options: TrainOptions | None = None,
     observers: Sequence[Observer] = (),
+    raise_on_interrupt: bool = False,
     **overrides: Any,
 ) -> LoadedRun:
     """Train a plugin on a scene or data set and return the trained run.
+
+    A Ctrl-C, SIGTERM or SIGHUP stops it after a step, with all saved; `LoadedRun.reason` is then 'interrupted'.
 
     Args:
         plugin: A name of `studio plugins`.
@@ -95,9 +115,11 @@ def train(
         config: A whole configuration, instead of a preset.
         options: Seed, device, budget, output folder...
         observers: Watch the training; `studio.training.observers.ProgressLine()` shows a progress bar.
+        raise_on_interrupt: Raise an error where the training was asked to stop, instead of returning what there is.
         overrides: Single fields of the plugin's configuration, such as ``steps=2000``.
 
     Raises:
+        TrainingInterruptedError: On request, see `raise_on_interrupt`; the run is saved and can be resumed.
         StudioError: Bad data, an unknown plugin, preset or field; nothing is left behind then.
     """
     options = options or TrainOptions()
@@ -105,7 +127,12 @@ def train(
     if overrides:
         settings = type(settings).from_dict({**settings.to_dict(), **overrides}, source=plugin)
     prepared = prepare(plugin, data, settings, options, preset=preset, observers=observers)
-    prepared.train()
+    result = prepared.train()
+    if raise_on_interrupt and result.reason == "interrupted":
+        raise TrainingInterruptedError(
+            f"{prepared.run.path}: training was stopped at step {result.step:,} of {settings.steps:,}; all is saved.",
+            fix=f"Go on with: studio train --resume {prepared.run.path}",
+        )
     return prepared.loaded()
 
 
@@ -180,18 +207,22 @@ def prepare(
         model.initialize(dataset, generator)
     model.to(chosen.torch_device)
     run = RunFolder.create(options.output, scene.name if scene else dataset.name if dataset else "data", plugin)
-    run.write_config(config)
-    if scene is not None:
-        save_scene(scene, run.scene_file)
-    source = _source(photos, dataset, options.seed, chosen.torch_device)
-    trainer = Trainer(
-        model,
-        source,
-        run,
-        _loop_settings(settings, options),
-        [MetricsWriter(options.tensorboard), *observers],
-        clock_start=clock_start,
-    )
+    try:
+        run.write_config(config)
+        if scene is not None:
+            save_scene(scene, run.scene_file)
+        trainer = Trainer(
+            model,
+            _source(photos, dataset, options.seed, chosen.torch_device),
+            run,
+            _loop_settings(settings, options),
+            [MetricsWriter(options.tensorboard), *observers],
+            clock_start=clock_start,
+        )
+        trainer.set_up()
+    except BaseException:
+        run.discard()
+        raise
     return Prepared(run, config, model, trainer, scene, photos, dataset)
 
 
@@ -232,7 +263,6 @@ def prepare_resume(
         announce(_describe_scene(scene, photos))
     elif dataset is not None:
         announce(describe_dataset(dataset))
-    seed_everything(config.seed)
     model.to(chosen.torch_device)
     merged = TrainOptions(
         seed=config.seed,
@@ -250,9 +280,11 @@ def prepare_resume(
         clock_start=clock_start,
     )
     trainer.restore()
-    if trainer.step >= model.config.steps:
+    # A run that was killed at its end, before it was finished, is finished now.
+    over = trainer.ended != ""
+    if over and trainer.step >= model.config.steps:
         raise StudioError(f"{run.path}: all {model.config.steps:,} steps are done.", fix="Give more with --steps.")
-    if budget is not None and trainer.elapsed >= budget:
+    if over and budget is not None and trainer.elapsed >= budget:
         raise StudioError(
             f"{run.path}: its budget of {budget:g} s is used up ({trainer.elapsed:.0f} s).",
             fix="Give more with --budget; earlier sessions count.",
