@@ -334,11 +334,6 @@ class SplatField(Field):
         return metrics
 
     def _target(self, photo: Photo, index: int) -> Target:
-        if photo.mask is not None and not bool(photo.mask.any()):
-            raise StudioError(
-                f"{photo.frame.mask_path or photo.frame.name}: the mask leaves nothing of the photo.",
-                fix="Remove the photo, or mark the pixels that count with white.",
-            )
         if self.config.random_background and photo.image.shape[-1] == 4:
             background = torch.rand(3, generator=self._training_context.generator)
         else:

@@ -3,7 +3,7 @@
 Nothing here loads a model or torch, so that listing hundreds of runs takes a moment.
 """
 
-from studio.catalog.comparison import RunComparison, compare_runs
+from studio.catalog.comparison import RunComparison, compare_runs, on_different_data
 from studio.catalog.query import Filter, parse_filter, select_runs, sort_runs
 from studio.catalog.records import RunRecord, find_runs, read_run
 from studio.catalog.removal import Removal, plan_removal
@@ -15,6 +15,7 @@ __all__ = [
     "RunRecord",
     "compare_runs",
     "find_runs",
+    "on_different_data",
     "parse_filter",
     "plan_removal",
     "read_run",

@@ -80,9 +80,18 @@ def compare_runs(runs: Sequence[RunRecord]) -> RunComparison:
     )
 
 
+def on_different_data(runs: Sequence[RunRecord]) -> bool:
+    """Whether the data of some runs differ in content, as far as that is known, or else in where they lie."""
+    known = {run.settings["data.content"] for run in runs if "data.content" in run.settings}
+    if len(known) > 1:
+        return True
+    unknown = any("data.content" not in run.settings for run in runs)
+    return unknown and len({run.settings.get("data.path") for run in runs}) > 1
+
+
 def _short_names(runs: Sequence[RunRecord], differing: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
     """The plugin where that tells the runs apart, else with preset and data, a setting or two, or the time."""
-    facts = {"plugin", "preset", "data", "data.path"}
+    facts = {"plugin", "preset", "data", "data.path", "data.content"}
     told = {name: values for name, values in differing.items() if name not in facts}
     said = [" ".join(f"{name}={values[i]}" for name, values in told.items()) for i in range(len(runs))]
     by_settings = ((0, 3),) if len(told) <= _MOST_NAMED else ()

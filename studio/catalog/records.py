@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.training.labels import ENDED, read_labels
 from studio.training.run import CHECKPOINTS, CONFIG, RunConfig, RunFolder
 from studio.training.running import is_running
 
@@ -146,7 +147,7 @@ def read_run(path: str | os.PathLike[str], root: str | os.PathLike[str] | None =
         total, budget = int(config.config.get("steps", 0)), config.budget_seconds
         rows = _rows(run)
         metrics, measured = _measured(run, rows)
-        settings = _settings(config)
+        settings = _settings(run, config)
         data = data_name(config.data.path)
         preset = config.preset or ""
     except (StudioError, TypeError, ValueError, AttributeError) as error:
@@ -157,6 +158,9 @@ def read_run(path: str | os.PathLike[str], root: str | os.PathLike[str] | None =
     ended = total > 0 and step >= total
     # The last row stands up to one logging interval before the end of a budget.
     ended = ended or (budget is not None and seconds >= 0.97 * budget)
+    if (label := _ended(run)) is not None:
+        # Killed between its last step and its last save, it is not finished; nor is one that was given more steps.
+        ended = label == "budget" or (label == "finished" and ended)
     status = "running" if is_running(run.metrics_file) else "finished" if ended else "stopped"
     return RunRecord(
         path, name, str(config.plugin), str(preset), data, str(config.kind), started, step, total, status, seconds,
@@ -179,6 +183,12 @@ def _step(run: RunFolder, rows: list[dict[str, Any]]) -> int:
     for path in run.list_checkpoints()[-1:]:
         steps += [int(digits) for digits in re.findall(r"step_(\d+)", path.stem)]
     return max(steps, default=0)
+
+
+def _ended(run: RunFolder) -> str | None:
+    """Why training ended, as the newest checkpoint says; None where it is from before checkpoints said it."""
+    newest = run.list_checkpoints()[-1:]
+    return read_labels(newest[0]).get(ENDED) if newest else None
 
 
 def _measured(run: RunFolder, rows: list[dict[str, Any]]) -> tuple[dict[str, float], str]:
@@ -207,12 +217,22 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def _digest(run: RunFolder) -> str:
+    """Of the data that the run was trained on; empty where it was not recorded."""
+    try:
+        return str(json.loads(run.data_file.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+
+
+def _settings(run: RunFolder, config: RunConfig) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     _flatten(config.config, "", flat)
     extra = {"seed": config.seed, "budget_seconds": config.budget_seconds, "device": config.device}
     data = {"data.path": config.data.path, "data.downscale": config.data.downscale}
     _flatten(config.data.reader, "data.", data)
+    if digest := _digest(run):
+        data["data.content"] = digest[:8]
     versions = {"studio_version": config.studio_version, "plugin_version": config.plugin_version}
     return {**flat, **extra, **data, **versions}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from studio.catalog import on_different_data, read_run
 from studio.cli.arguments import OptionalPositiveFloat, OptionalPositiveInt, parse
 from studio.cli.console import err, out, print_json, shown
 from studio.errors import StudioError
@@ -77,6 +78,8 @@ def main(argv: Sequence[str], started: float) -> int:
     if len(kinds) > 1:
         raise StudioError(f"These runs make different things ({', '.join(sorted(kinds))}).", fix="Compare equal kinds.")
     notes = _differences(entries)
+    if on_different_data([read_run(entry.path) for entry in entries]):
+        notes.append("the runs were trained on different data")
     if request.json:
         rows = [{"name": e.name, "run": str(e.path), "data": e.data, **e.report.to_dict()} for e in entries]
         print_json({"runs": rows, "notes": notes})

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from studio.cameras import Cameras, Similarity
-from studio.catalog import compare_runs, read_run
+from studio.catalog import compare_runs, on_different_data, read_run
 from studio.cli.console import progress
 from studio.cli.render_path import PathOptions, RenderPath, make_path
 from studio.cli.render_pictures import Pictures
@@ -60,7 +60,8 @@ def write_comparison(
     """
     if what.wipe and len(runs) != 2:
         raise StudioError(f"--wipe: goes between two runs, not {len(runs)}.", fix="Name two runs.")
-    labels = what.labels or compare_runs([read_run(run.path) for run in runs]).names
+    records = [read_run(run.path) for run in runs]
+    labels = what.labels or compare_runs(records).names
     if len(labels) != len(runs):
         raise StudioError(f"--labels: {len(labels)} for {len(runs)} runs.", fix="Give one for each run.")
     for run in runs:
@@ -69,7 +70,7 @@ def write_comparison(
                 f"{run.path}: '{run.config.plugin}' does not render '{what.output}'.",
                 fix=f"It renders {', '.join(run.field.output_names)}.",
             )
-    if len({run.config.data.path for run in runs}) > 1:
+    if on_different_data(records):
         tell("note: the runs were trained on different data; they are seen from the same places in the input's frame")
     laid = make_path(runs[0], what.path, tell)
     sources = _pictures(runs, laid, what)

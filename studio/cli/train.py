@@ -187,6 +187,7 @@ def _options(run: RunOptions, request: TrainRequest | ResumeRequest) -> TrainOpt
         log_every=run.log_every,
         checkpoint_seconds=run.checkpoint_seconds,
         checkpoint_steps=run.checkpoint_steps,
+        accept_changes=run.accept_changes,
         **data,
     )
 

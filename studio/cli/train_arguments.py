@@ -49,6 +49,8 @@ class RunOptions:
     resume: Path | None = None
     """Go on with this run (its folder, or one above it) as if never stopped. Needs no PLUGIN and DATA; only --steps,
     --budget, --device and the intervals may change."""
+    accept_changes: bool = False
+    """With --resume: go on although the data, its order or a version is not what the run was trained with."""
     budget: OptionalDuration = None
     """Time to train, such as 90, 90s, 5m, 1h30m: from the command on, less compiling kernels (once) and drawing
     previews; schedules follow the clock then. A resumed run has used part of it."""
@@ -194,6 +196,8 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
     rest = [*argv[:position], *argv[position + 1 :]]
     preset = common.value(argv, "--preset")
     config = load_config_class(entry).preset(preset)
+    if "--accept-changes" in common.given(argv):
+        raise StudioError("--accept-changes: is for --resume; a new run takes the data as it is.", fix="Leave it out.")
     combined = _combine(entry, config)
     request = parse(
         combined, rest, prog=f"{PROG} {entry.name}", positionals=1, description=_describe(entry, type(config), preset)
@@ -299,6 +303,7 @@ def _read_resume(argv: Sequence[str], common: Arguments) -> ResumeRequest:
         run: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
 
     fixed = set(arguments_of(RunOptions, SceneOptions, DataOptions).arity) - {
+        "--accept-changes", "--no-accept-changes",
         "--resume", "--budget", "--device", "--previews", "--no-previews", "--tensorboard", "--no-tensorboard",
         "--log-every", "--checkpoint-seconds", "--checkpoint-steps", "--timelapse", "--viewer", "--no-viewer",
         "--viewer-port", "--viewer-host", "--help", "-h",

@@ -84,8 +84,17 @@ class PictureDataset:
         return None if self._labels is None else len(self.class_names)
 
     @property
+    def labels(self) -> Tensor | None:
+        """(n,) int64, or None."""
+        return self._labels
+
+    @property
     def has_captions(self) -> bool:
         return bool(self.captions)
+
+    def open(self, name: str) -> IO[bytes]:
+        """The bytes of one of `files`; raises OSError where they cannot be had."""
+        return self._tree.open(name)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -56,19 +56,25 @@ def scene_from_dict(data: Mapping[str, Any]) -> Scene:
     )
 
 
+def camera_to_dict(camera: Cameras) -> dict[str, Any]:
+    """One camera (batch shape ()) as plain data."""
+    return {
+        "model": camera.model,
+        "camera_to_world": camera.camera_to_world.tolist(),
+        "intrinsics": [float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)],
+        "size": [int(camera.width), int(camera.height)],
+        "distortion": None if camera.distortion is None else camera.distortion.tolist(),
+    }
+
+
 def _frame_to_dict(frame: Frame) -> dict[str, Any]:
-    camera = frame.camera
     return {
         "name": frame.name,
         "image_path": str(frame.image_path),
         "mask_path": None if frame.mask_path is None else str(frame.mask_path),
         "split": frame.split,
         "depth_range": None if frame.depth_range is None else list(frame.depth_range),
-        "model": camera.model,
-        "camera_to_world": camera.camera_to_world.tolist(),
-        "intrinsics": [float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)],
-        "size": [int(camera.width), int(camera.height)],
-        "distortion": None if camera.distortion is None else camera.distortion.tolist(),
+        **camera_to_dict(frame.camera),
     }
 
 

@@ -66,6 +66,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / CONFIG
         self.scene_file = path / "scene.json"
+        self.data_file = path / "data.json"
         self.metrics_file = path / "metrics.jsonl"
         self.eval_file = path / "eval.json"
         self.environment_file = path / "environment.json"

@@ -42,20 +42,38 @@ class BatchSource(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+def require_unmasked(photo: Photo) -> None:
+    """Refuse a photo of which nothing counts: whatever a plugin does with it, it would learn from masked pixels.
+
+    Raises:
+        StudioError: Names the mask.
+    """
+    if photo.mask is not None and not bool(photo.mask.any()):
+        raise StudioError(
+            f"{photo.frame.mask_path or photo.frame.name}: the mask leaves nothing of the photo.",
+            fix="Remove the photo, or mark the pixels that count with white.",
+        )
+
+
 class _Pixels:
     """The pixels of one photo, where they can be looked up without asking the photo store each time."""
 
     def __init__(self, photo: Photo) -> None:
+        require_unmasked(photo)
         self.mask = photo.mask
         self.colors: NDArray[np.uint8] = photo.image.reshape(-1, photo.image.shape[-1]).numpy()
         self.count, self.width = len(self.colors), photo.image.shape[1]
 
     def allowed(self, uniform: NDArray[np.float64]) -> NDArray[np.int64] | None:
-        """Flat numbers picked by numbers in [0, 1) among the unmasked pixels; None if all or none are masked."""
+        """Flat numbers picked by numbers in [0, 1) among the unmasked pixels; None where there is no mask.
+
+        Raises:
+            StudioError: The mask leaves nothing.
+        """
         if self.mask is None:
             return None
         found = self.mask.numpy().reshape(-1).nonzero()[0]
-        return found[(uniform * len(found)).astype(np.int64)] if len(found) else None
+        return found[(uniform * len(found)).astype(np.int64)]
 
 
 class SceneSource:
@@ -96,8 +114,10 @@ class SceneSource:
         if request.shifted:
             # A function of the position alone, like the order itself.
             shifts = [stream_seed(self._seed, _SHIFTS, start + i) % ways for i in range(len(indices))]
-        photos = (self.photos.get(i, request.downscale, shift) for i, shift in zip(indices, shifts, strict=True))
-        return PhotoBatch(tuple(photos), indices)
+        photos = tuple(self.photos.get(i, request.downscale, shift) for i, shift in zip(indices, shifts, strict=True))
+        for photo in photos:
+            require_unmasked(photo)
+        return PhotoBatch(photos, indices)
 
     def _draw_rays(self, count: int) -> RayBatch:
         if self._window_left == 0:
@@ -166,9 +186,12 @@ class SceneSource:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._order.position = state["position"]
+        self._order.position = _position(state)
         self._rays.set_state(state["rays"])
-        self._window, self._window_left = list(state["window"]), state["window_left"]
+        window, left = [int(index) for index in state["window"]], int(state["window_left"])
+        # Of other data than the run was trained on, the window may name photos that are gone: a new one is drawn.
+        known = all(0 <= index < len(self.photos) for index in window) and left >= 0
+        self._window, self._window_left = (window, left) if known else ([], 0)
 
 
 def _stacked(cameras: list[Cameras]) -> Cameras | list[Cameras]:
@@ -224,8 +247,16 @@ class DatasetSource:
         return {"position": self._order.position, "windows": self._windows.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._order.position = state["position"]
+        self._order.position = _position(state)
         self._windows.set_state(state["windows"])
+
+
+def _position(state: dict[str, Any]) -> int:
+    """How far the order of the data was followed; raises ValueError where that is no count."""
+    position = state["position"]
+    if not isinstance(position, int) or isinstance(position, bool) or position < 0:
+        raise ValueError(f"the position is {position!r}, not a count of samples")
+    return position
 
 
 class _Tokens:

@@ -21,6 +21,7 @@ from studio.readers import load_scene
 from studio.registry import find_plugin, load_config_class, load_plugin_class
 from studio.scene import PhotoStore, Scene
 from studio.scene.record import save_scene
+from studio.training.fingerprint import Fingerprint, changes, fingerprint, load_fingerprint, save_fingerprint
 from studio.training.loaded import LoadedRun, build_plugin, photo_store
 from studio.training.loop import LoopSettings, Observer, Trainer, TrainingResult
 from studio.training.observers import MetricsWriter
@@ -54,6 +55,8 @@ class TrainOptions:
     log_every: int = 20
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
+    accept_changes: bool = False
+    """Resume: go on although the data or the versions are not those that the run was trained with."""
 
 
 @dataclass
@@ -206,9 +209,11 @@ def prepare(
         assert dataset is not None
         model.initialize(dataset, generator)
     model.to(chosen.torch_device)
+    trained_on = fingerprint(entry, photos, dataset)
     run = RunFolder.create(options.output, scene.name if scene else dataset.name if dataset else "data", plugin)
     try:
         run.write_config(config)
+        save_fingerprint(trained_on, run.data_file)
         if scene is not None:
             save_scene(scene, run.scene_file)
         trainer = Trainer(
@@ -243,7 +248,8 @@ def prepare_resume(
         steps: Train up to this many steps in all, instead of the run's own number; kept with the run.
 
     Raises:
-        StudioError: Nothing is left to do: all steps are done, or the budget is used up.
+        StudioError: Nothing is left to do: all steps are done, or the budget is used up. Or the data or the versions
+            are not those of the run, and `TrainOptions.accept_changes` is not set.
     """
     clock_start = time.perf_counter() if clock_start is None else clock_start
     run = RunFolder.open(Path(path))
@@ -263,6 +269,9 @@ def prepare_resume(
         announce(_describe_scene(scene, photos))
     elif dataset is not None:
         announce(describe_dataset(dataset))
+    _require_fit(run, model, photos, dataset)
+    trained_on = fingerprint(entry, photos, dataset)
+    different = _changed(run, trained_on, options.accept_changes, announce)
     model.to(chosen.torch_device)
     merged = TrainOptions(
         seed=config.seed,
@@ -289,10 +298,55 @@ def prepare_resume(
             f"{run.path}: its budget of {budget:g} s is used up ({trainer.elapsed:.0f} s).",
             fix="Give more with --budget; earlier sessions count.",
         )
+    if different is not None:
+        accepted = [{"step": trainer.step, "changes": different[1]}] if different[1] else []
+        save_fingerprint(replace(trained_on, accepted=(*different[0], *accepted)), run.data_file)
     changed = replace(config, config=model.config.to_dict(), budget_seconds=budget)
     if changed != config:
         run.write_config(changed)
     return Prepared(run, config, model, trainer, scene, photos, dataset)
+
+
+def _require_fit(run: RunFolder, model: Plugin, photos: PhotoStore | None, dataset: Dataset | None) -> None:
+    """Refuse data that a model of another shape would be needed for, whatever else is accepted."""
+    fix = "Put the data back as it was, or start a new run."
+    if isinstance(model, Field) and photos is not None and len(photos) > model.scene_info.num_train:
+        was = model.scene_info.num_train
+        raise StudioError(f"{run.path}: was trained on {was} photos, and there are {len(photos)} now.", fix=fix)
+    if isinstance(model, Generator) and dataset is not None:
+        info = model.data_info
+        for what, was, now in (
+            ("samples of shape", info.sample_shape, tuple(dataset.sample_shape)),
+            ("a number of classes of", info.num_classes, dataset.num_classes),
+            ("captions:", info.has_captions, dataset.has_captions),
+        ):
+            if was != now:
+                raise StudioError(f"{run.path}: was trained on {what} {was}, and the data has {now} now.", fix=fix)
+
+
+def _changed(
+    run: RunFolder, now: Fingerprint, accept: bool, announce: Callable[[str], None]
+) -> tuple[tuple[dict[str, Any], ...], list[str]] | None:
+    """What was accepted before and what is different now; None where nothing is.
+
+    Raises:
+        StudioError: Something is, and that is not accepted.
+    """
+    before = load_fingerprint(run.data_file)
+    if before is None:
+        announce("note: the run is from before its data was recorded; whether that has changed cannot be told")
+        return (), []
+    different = changes(before, now)
+    if not different:
+        return None
+    told = "; ".join(different)
+    if not accept:
+        raise StudioError(
+            f"{run.path}: not what it was trained with: {told}.",
+            fix="Put it back, or go on all the same with --accept-changes.",
+        )
+    announce(f"note: going on although this has changed: {told}")
+    return before.accepted, different
 
 
 def _field_class(cls: type[Plugin]) -> type[Field]:
