@@ -97,7 +97,8 @@ class SplatField(Field):
 
         Args:
             cloud: In the frame that the field shall have; colours of degree 4 are drawn with degree 3.
-            config: Rendering and training options; the degree of the colours is the cloud's.
+            config: Rendering and training options; the degree of the colours is the cloud's, and without any also how
+                it is to be drawn.
             scene_info: What is known of the scene they belong to.
 
         Raises:
@@ -107,7 +108,8 @@ class SplatField(Field):
         if config is not None and not isinstance(config, SplatConfig):
             raise TypeError(f"config must be a SplatConfig, got {type(config).__name__}")
         cloud = cloud.truncated(min(cloud.sh_degree, MAX_SH_DEGREE))
-        config = dataclasses.replace(config or SplatConfig(), sh_degree=cloud.sh_degree)
+        config = config or SplatConfig(antialiased=cloud.antialiased)
+        config = dataclasses.replace(config, sh_degree=cloud.sh_degree)
         field = cls(config, scene_info or SceneInfo())
         # Infinite logits stand for opacities of exactly 0 and 1, an infinitely negative log for a scale of 0.
         field.set_gaussians(
@@ -390,6 +392,7 @@ class SplatField(Field):
             log_scales=params["scales"].cpu(),
             logit_opacities=params["opacities"].cpu(),
             sh=torch.cat([params["sh0"], params["shN"]], dim=1).cpu(),
+            antialiased=self.config.antialiased,
         )
 
     def export(self, format: str, path: Path, *, input_from_scene: Float[Tensor, "4 4"]) -> None:

@@ -110,7 +110,9 @@ def main(argv: Sequence[str], started: float) -> int:
     if chosen in splats:
         assert isinstance(field, HasGaussians)
         cloud = field.cloud().transformed(run.scene.input_from_scene)
-        _export_splats(cloud, chosen, target, request, view=_first_view(run) if chosen == "html" else None)
+        eps2d = run.config.config.get("eps2d")
+        view = _first_view(run) if chosen == "html" else None
+        _export_splats(cloud, chosen, target, request, view=view, eps2d=None if eps2d is None else float(eps2d))
     elif exporter is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         exporter.export(run, target)
@@ -160,9 +162,15 @@ def _convert(request: Export) -> int:
 
 
 def _export_splats(
-    cloud: GaussianCloud, format: str, target: Path, request: Export, *, view: PageView | None = None
+    cloud: GaussianCloud,
+    format: str,
+    target: Path,
+    request: Export,
+    *,
+    view: PageView | None = None,
+    eps2d: float | None = None,
 ) -> None:
-    from studio.export.splat_formats import write_gaussians
+    from studio.export.splat_formats import looks_different, write_gaussians
     from studio.export.splat_packing import checked
     from studio.export.splat_page import write_splat_page
     from studio.export.splat_selection import SplatSelection
@@ -176,6 +184,8 @@ def _export_splats(
         write_gaussians(target, cloud, format)
     of = f" of {before:,}" if len(cloud) < before else ""
     err().print(f"{len(cloud):,}{of} Gaussians of degree {cloud.sh_degree}", markup=False)
+    if why := looks_different(cloud, format, eps2d):
+        err().print(f"note: {why}", markup=False)
 
 
 def _first_view(run: LoadedRun) -> PageView | None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from studio.errors import StudioError
+from studio.export.gaussian_ply import is_marked, mark_comments
 from studio.export.gaussians import SH_C0, GaussianCloud
 from studio.export.ply import PlyHeader, read_ply_element, read_ply_header
 from studio.export.splat_packing import (
@@ -89,6 +90,7 @@ def read_compressed_ply(path: str | os.PathLike[str]) -> GaussianCloud:
         log_scales=torch.from_numpy(within(_SCALE_RANGE, _unpack_11_10_11(packed["packed_scale"]))),
         logit_opacities=logits_of_bytes(color & 0xFF),
         sh=sh,
+        antialiased=is_marked(header),
     )
     return checked(header.path, cloud)
 
@@ -120,7 +122,7 @@ def write_compressed_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> 
     packed[:, 2] = _pack_11_10_11(parts[1])
     packed[:, 3] = color_bits[:, 0] << 24 | color_bits[:, 1] << 16 | color_bits[:, 2] << 8 | opacity_bytes(cloud)
     rest_count = 3 * (cloud.sh.shape[1] - 1)
-    header = ["ply", "format binary_little_endian 1.0", f"element chunk {len(ranges[0])}"]
+    header = ["ply", "format binary_little_endian 1.0", *mark_comments(cloud), f"element chunk {len(ranges[0])}"]
     header += [f"property float {name}" for name in (*_POSITION_RANGE, *_SCALE_RANGE, *_COLOR_RANGE)]
     header += [f"element vertex {count}", *(f"property uint {name}" for name in _PACKED)]
     if rest_count:

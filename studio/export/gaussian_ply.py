@@ -14,6 +14,8 @@ from studio.export.ply import PlyElement, PlyHeader, read_ply_header, read_ply_v
 from studio.files import atomic_write
 
 _ROWS_AT_ONCE = 1 << 16
+_MARK = "SplatRenderMode: mip"
+"""Comment of Gaussians that were trained with Mip-Splatting's filter on screen."""
 _REST_TO_DEGREE = {3 * ((degree + 1) ** 2 - 1): degree for degree in range(5)}
 
 
@@ -30,6 +32,16 @@ def gaussian_ply_properties(sh_degree: int) -> list[str]:
     ]
 
 
+def mark_comments(cloud: GaussianCloud) -> list[str]:
+    """The header's line, if any, that says how the Gaussians are to be drawn, as other programs write it."""
+    return [f"comment {_MARK}"] if cloud.antialiased else []
+
+
+def is_marked(header: PlyHeader) -> bool:
+    """Whether the header says that the Gaussians are to be drawn anti-aliased."""
+    return any("".join(comment.split()).lower() == _MARK.replace(" ", "").lower() for comment in header.comments)
+
+
 def write_gaussian_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> None:
     """Write raw (pre-activation) values, binary little endian, float32, normals zero.
 
@@ -43,7 +55,7 @@ def write_gaussian_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> No
         StudioError: The file cannot be written.
     """
     names = gaussian_ply_properties(cloud.sh_degree)
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}"]
+    header = ["ply", "format binary_little_endian 1.0", *mark_comments(cloud), f"element vertex {len(cloud)}"]
     header += [*(f"property float {name}" for name in names), "end_header", ""]
     with atomic_write(path) as file:
         file.write("\n".join(header).encode("ascii"))
@@ -65,7 +77,8 @@ def write_gaussian_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> No
 def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     """Read a splat PLY: ASCII or binary, any order of properties, with or without normals, degree 0 to 4.
 
-    Properties that are not part of a splat are ignored. Doubles are rounded to float32.
+    Properties that are not part of a splat are ignored. Doubles are rounded to float32. The comment
+    'SplatRenderMode: mip' marks anti-aliased Gaussians.
 
     Raises:
         StudioError: No PLY, no splat, compressed, truncated, or with values that are not numbers; names the file and
@@ -102,6 +115,7 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
         log_scales=columns([f"scale_{i}" for i in range(3)]),
         logit_opacities=columns(["opacity"])[:, 0],
         sh=torch.cat([constant[:, None], rest.view(len(table), 3, (degree + 1) ** 2 - 1).transpose(1, 2)], dim=1),
+        antialiased=is_marked(header),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from studio.cameras.poses import Similarity, matrix_to_quaternion, quaternion_multiply
 from studio.export.spherical_harmonics import MAX_DEGREE, rotate_sh
 
+_PER_GAUSSIAN = ("means", "quats", "log_scales", "logit_opacities", "sh")
 SH_C0 = 0.28209479177387814
 """Y_0^0; a Gaussian's base colour is 0.5 + SH_C0 * sh[:, 0]."""
 
@@ -31,6 +32,9 @@ class GaussianCloud:
     """Opacity before the sigmoid."""
     sh: Float[Tensor, "n k 3"]
     """Spherical-harmonic coefficients of the colour, K = (degree + 1)², `sh[:, 0]` the constant one; see `sh_basis`."""
+    antialiased: bool = False
+    """Whether they are to be drawn with the total opacity kept when dilated on screen (Mip-Splatting, Yu et al. 2023),
+    which they were then trained with. PLY, SPZ and SOG carry this mark."""
 
     def __post_init__(self) -> None:
         count = self.means.shape[0]
@@ -79,17 +83,21 @@ class GaussianCloud:
             raise ValueError("similarity must be [sR, t; 0 1]: this matrix shears or scales unevenly")
         turn = matrix_to_quaternion(move.rotation)
         device = self.means.device
-        return GaussianCloud(
+        return dataclasses.replace(
+            self,
             means=move.points(self.means.double()).to(self.means),
             quats=quaternion_multiply(turn.to(device), self.quats.double()).to(self.quats),
             log_scales=(self.log_scales.double() + math.log(move.scale)).to(self.log_scales),
-            logit_opacities=self.logit_opacities,
             sh=rotate_sh(self.sh, move.rotation),
         )
 
     def select(self, index: Tensor) -> GaussianCloud:
         """The Gaussians at `index`: a bool mask, or positions in the wanted order."""
-        return GaussianCloud(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+        return dataclasses.replace(self, **{name: values[index] for name, values in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that each Gaussian has a row of, by name."""
+        return {name: getattr(self, name) for name in _PER_GAUSSIAN}
 
     def truncated(self, sh_degree: int) -> GaussianCloud:
         """The same Gaussians with spherical harmonics of at most this degree: higher coefficients are left out."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from studio.cameras import Similarity
 from studio.errors import StudioError
+from studio.export.glb import TRIANGLES, GlbAttribute, glb_floats, linear_rgb, write_glb
 from studio.files import atomic_write
 
 MESH_ENDINGS = ("ply", "obj", "glb", "stl")
@@ -83,12 +84,17 @@ def mesh_ending(path: str | os.PathLike[str]) -> str:
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> None:
     """Write as PLY, OBJ, GLB or STL (without colours), by the ending; the file appears whole or not at all.
 
+    Colours are sRGB in PLY and OBJ, and linear in GLB, as its specification has them.
+
     Raises:
         StudioError: Another ending, or the file cannot be written.
     """
     import trimesh
 
     kind = mesh_ending(path)
+    if kind == "glb" and len(mesh.faces):
+        _write_glb(path, mesh)
+        return
     colors = None
     if mesh.colors is not None:
         colors = (mesh.colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -96,3 +102,23 @@ def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> None:
     data = solid.export(file_type=kind)
     with atomic_write(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def _write_glb(path: str | os.PathLike[str], mesh: Mesh) -> None:
+    attributes = [GlbAttribute("POSITION", glb_floats(mesh.vertices.numpy()))]
+    if mesh.colors is not None:
+        linear = linear_rgb(mesh.colors.double().clamp(0, 1).numpy())
+        opaque = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)
+        attributes.append(GlbAttribute("COLOR_0", np.round(opaque * 65535).astype("<u2")))
+    indices = np.ascontiguousarray(mesh.faces.numpy().reshape(-1), dtype="<u4")
+    # Vertex colours are multiplied with the material: white, rough and no metal shows them as they are.
+    material = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
+    write_glb(
+        path,
+        attributes,
+        mode=TRIANGLES,
+        indices=indices,
+        primitive={"material": 0},
+        document={"materials": [material]},
+        fix="Lower --resolution.",
+    )

@@ -101,6 +101,7 @@ def _decode(where: Path, files: _Files, name: str) -> GaussianCloud:
         log_scales=torch.from_numpy(scales.astype(np.float32)),
         logit_opacities=logits,
         sh=torch.from_numpy(sh.astype(np.float32)),
+        antialiased=meta.flag("antialias"),
     )
     return checked(where, cloud)
 
@@ -161,6 +162,13 @@ class _Meta:
 
     def has(self, key: str) -> bool:
         return self._fields.get(key) is not None
+
+    def flag(self, key: str) -> bool:
+        """Whether a mark is set; not where it is missing."""
+        value = self._fields.get(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, f"must be true or false, is {str(value)[:40]}")
+        return value
 
     def _find(self, keys: tuple[str | int, ...]) -> tuple[str, Any]:
         name = ".".join(map(str, keys))

@@ -32,6 +32,12 @@ SPLAT_FORMATS = {
 SPLAT_ENDINGS = {"compressed-ply": "compressed.ply"}
 """File endings that differ from the format's name."""
 
+VIEWERS_EPS2D = 0.3
+"""Dilation of Gaussians on screen in other programs, pixels squared (Kerbl 2023)."""
+
+_CARRY_THE_MARK = ("ply", "compressed-ply", "spz", "html")
+"""Formats that say of anti-aliased Gaussians that they are."""
+
 _WRITERS: dict[str, Callable[[Path, GaussianCloud], None]] = {
     "ply": write_gaussian_ply,
     "compressed-ply": write_compressed_ply,
@@ -87,6 +93,24 @@ def write_gaussians(path: str | os.PathLike[str], cloud: GaussianCloud, format: 
     if format not in _WRITERS:
         raise ValueError(f"format must be one of {', '.join(_WRITERS)}, got {format!r}")
     _WRITERS[format](Path(path), checked(path, cloud))
+
+
+def looks_different(cloud: GaussianCloud, format: str, eps2d: float | None = None) -> str | None:
+    """Why a file will look different in other viewers from what the studio shows; None where it will not.
+
+    Args:
+        cloud: What the file holds.
+        format: One of `SPLAT_FORMATS`.
+        eps2d: Dilation on screen that the Gaussians were trained with, pixels squared; None: not known.
+    """
+    if cloud.antialiased and format not in _CARRY_THE_MARK:
+        return f"the Gaussians are anti-aliased, which .{format} cannot say: viewers will draw small ones too bold"
+    if eps2d is not None and eps2d != VIEWERS_EPS2D and format != "html":
+        return (
+            f"the Gaussians were trained with a dilation on screen of {eps2d:g} square pixels, and viewers draw with "
+            f"{VIEWERS_EPS2D:g}: the file will look different there; train with --eps2d {VIEWERS_EPS2D:g}"
+        )
+    return None
 
 
 def splat_format_of(path: str | os.PathLike[str]) -> str | None:

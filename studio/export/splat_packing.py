@@ -3,7 +3,6 @@ space, and the checks of what a file claims before anything is allocated for it.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import numpy as np
@@ -146,11 +145,11 @@ def checked(path: str | os.PathLike[str], cloud: GaussianCloud) -> GaussianCloud
     Raises:
         StudioError: Names the file, the field, how many and the first.
     """
-    for field in dataclasses.fields(cloud):
-        values = getattr(cloud, field.name).detach().cpu()
-        if field.name == "logit_opacities":
+    for name, tensor in cloud.tensors().items():
+        values = tensor.detach().cpu()
+        if name == "logit_opacities":
             values = values.nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0)
-        elif field.name == "log_scales":
+        elif name == "log_scales":
             values = values.nan_to_num(nan=torch.nan, posinf=torch.nan, neginf=0.0)
-        check_finite(path, field.name, values.numpy())
+        check_finite(path, name, values.numpy())
     return cloud

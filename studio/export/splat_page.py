@@ -75,7 +75,14 @@ def view_of_cloud(cloud: GaussianCloud, *, title: str = "Gaussian splats") -> Pa
     eye = center + _DISTANCE * radius * torch.tensor([0.0, -0.2, -0.98], dtype=torch.float64)
     width, height = _FIRST_SIZE
     camera = Cameras.from_fov(look_at(eye, center, up), width=width, height=height, fov_y=_FOV)
-    return PageView(camera, up, _UNKNOWN_BACKGROUND, near=min(0.01, 0.01 * radius), title=title)
+    return PageView(
+        camera,
+        up,
+        _UNKNOWN_BACKGROUND,
+        antialiased=cloud.antialiased,
+        near=min(0.01, 0.01 * radius),
+        title=title,
+    )
 
 
 def write_splat_page(path: str | os.PathLike[str], cloud: GaussianCloud, view: PageView | None = None) -> None:

@@ -7,7 +7,6 @@ Gaussians one after the other, which compresses better than whole records.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import zlib
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def pack_gaussians(cloud: GaussianCloud, origin: np.ndarray) -> PackedGaussians:
     if bool(visible.any()):
         cloud = cloud.select(visible)
     order = spatial_order(cloud.means)
-    fields = {f.name: getattr(cloud, f.name).detach().cpu().double().numpy() for f in dataclasses.fields(cloud)}
+    fields = {name: values.detach().cpu().double().numpy() for name, values in cloud.tensors().items()}
     means = fields["means"][order] - origin
     colors = 0.5 + SH_C0 * fields["sh"][order, 0]
     rest = fields["sh"][order, 1:].reshape(len(order), -1)

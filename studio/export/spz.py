@@ -12,6 +12,7 @@ by half a circle about x. https://github.com/nianticlabs/spz describes the forma
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 import os
@@ -136,10 +137,11 @@ def write_spz(path: str | os.PathLike[str], cloud: GaussianCloud, *, version: Sp
     if version not in (2, 3, 4) or not 1 <= sh_bits <= 8:
         raise ValueError(f"version must be 2, 3 or 4 and sh_bits 1 to 8, got {version} and {sh_bits}")
     cloud = half_turned(cloud.select(torch.from_numpy(spatial_order(cloud.means))))
+    flags = _ANTIALIASED if cloud.antialiased else 0
     fraction = _fraction_bits(path, cloud)
     streams = _pack(cloud, version, fraction, sh_bits)
     if version < 4:
-        head = _HEADER.pack(_MAGIC, version, len(cloud), cloud.sh_degree, fraction, 0, 0)
+        head = _HEADER.pack(_MAGIC, version, len(cloud), cloud.sh_degree, fraction, flags, 0)
         data = gzip.compress(head + b"".join(streams), compresslevel=9, mtime=0)
     else:
         import zstandard
@@ -147,7 +149,9 @@ def write_spz(path: str | os.PathLike[str], cloud: GaussianCloud, *, version: Sp
         if cloud.sh_degree == 0:
             streams = streams[:-1]
         frames = [zstandard.ZstdCompressor(level=12).compress(stream) for stream in streams]
-        head = _HEADER_4.pack(_MAGIC, version, len(cloud), cloud.sh_degree, fraction, 0, len(streams), _HEADER_4.size)
+        head = _HEADER_4.pack(
+            _MAGIC, version, len(cloud), cloud.sh_degree, fraction, flags, len(streams), _HEADER_4.size
+        )
         table = [_SIZES.pack(len(frame), len(stream)) for frame, stream in zip(frames, streams, strict=True)]
         data = b"".join([head, *table, *frames])
     with atomic_write(path) as file:
@@ -166,11 +170,10 @@ def half_turned(cloud: GaussianCloud) -> GaussianCloud:
         for degree in range(cloud.sh_degree + 1)
         for order in range(-degree, degree + 1)
     ]
-    return GaussianCloud(
+    return dataclasses.replace(
+        cloud,
         means=cloud.means * cloud.means.new_tensor([1.0, -1.0, -1.0]),
         quats=cloud.quats * cloud.quats.new_tensor([1.0, 1.0, -1.0, -1.0]),
-        log_scales=cloud.log_scales,
-        logit_opacities=cloud.logit_opacities,
         sh=cloud.sh * cloud.sh.new_tensor(signs)[:, None],
     )
 
@@ -296,6 +299,7 @@ def _unpack(header: _Header, streams: list[bytes]) -> GaussianCloud:
         log_scales=torch.from_numpy(scales.reshape(n, 3) / 16.0 - 10.0).float(),
         logit_opacities=logits_of_bytes(opacities),
         sh=torch.from_numpy(sh).float(),
+        antialiased=bool(header.flags & _ANTIALIASED),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gaussian_clouds import ball_cloud, picture, same_turn
 from studio.errors import StudioError
 from studio.export.gaussian_glb import write_gaussian_glb
 from studio.export.gaussians import GaussianCloud
+from studio.export.spz import half_turned, write_spz
 from studio.metrics import psnr
 
 PREFIX = "KHR_gaussian_splatting:"
@@ -53,6 +55,7 @@ def read_glb(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def test_every_attribute_of_the_extension(tmp_path: Path, degree: int) -> None:
     cloud = ball_cloud(50, degree)
     write_gaussian_glb(tmp_path / "x.glb", cloud)
+    cloud = half_turned(cloud)
     document, attributes = read_glb(tmp_path / "x.glb")
     (primitive,) = document["meshes"][0]["primitives"]
     assert document["extensionsUsed"] == ["KHR_gaussian_splatting"]
@@ -100,7 +103,24 @@ def test_it_is_lossless(tmp_path: Path) -> None:
         tensors[PREFIX + "OPACITY"][:, 0].logit(),
         torch.stack([tensors[f"{PREFIX}SH_DEGREE_{d}_COEF_{i}"] for d in range(4) for i in range(2 * d + 1)], dim=1),
     )
-    assert float(psnr(picture(back), picture(cloud))) > 70
+    assert float(psnr(picture(half_turned(back)), picture(cloud))) > 70
+
+
+def test_it_lies_the_same_way_up_as_spz(tmp_path: Path) -> None:
+    # Down in a splat PLY is +y. glTF and SPZ say that +y is up: the lowest Gaussian must lie lowest there.
+    cloud = ball_cloud(40, 1)
+    write_gaussian_glb(tmp_path / "x.glb", cloud)
+    _, attributes = read_glb(tmp_path / "x.glb")
+    lowest = int(cloud.means[:, 1].argmax())
+    assert int(attributes["POSITION"][:, 1].argmin()) == lowest
+    write_spz(tmp_path / "x.spz", cloud)
+    raw = gzip.decompress((tmp_path / "x.spz").read_bytes())
+    steps = np.frombuffer(raw, np.uint8, 40 * 9, 16).reshape(40, 3, 3).astype(np.int64) @ [1, 256, 65536]
+    places = (steps - (steps >= 1 << 23) * (1 << 24)) / 2.0 ** raw[13]
+    ordered = places[np.lexsort(places.T)]
+    np.testing.assert_allclose(
+        ordered, attributes["POSITION"][np.lexsort(attributes["POSITION"].T)], atol=1e-3, err_msg="as SPZ stores them"
+    )
 
 
 def test_limits(tmp_path: Path) -> None:
@@ -120,4 +140,4 @@ def test_programs_that_do_not_know_the_extension_see_points(tmp_path: Path) -> N
     cloud = ball_cloud(20, 1)
     write_gaussian_glb(tmp_path / "x.glb", cloud)
     (points,) = trimesh.load(tmp_path / "x.glb").geometry.values()
-    np.testing.assert_array_equal(np.float32(points.vertices), cloud.means)
+    np.testing.assert_array_equal(np.float32(points.vertices), half_turned(cloud).means)

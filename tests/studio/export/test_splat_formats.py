@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from studio.errors import StudioError
 from studio.export.splat_formats import (
     SPLAT_FORMATS,
     is_splat_path,
+    looks_different,
     read_gaussians,
     splat_format_of,
     write_gaussians,
 )
+from studio.export.spz import write_spz
 from studio.metrics import psnr
 
 READABLE = [name for name in SPLAT_FORMATS if name not in ("glb", "html")]
@@ -33,6 +36,41 @@ def test_pictures_survive_a_round_trip(tmp_path: Path, format: str) -> None:
     # The bound tells something: the same bound without view-dependent colour fails.
     if cloud.sh_degree:
         assert float(psnr(picture(cloud.truncated(0)), picture(cloud))) < 35
+
+
+@pytest.mark.parametrize("format", ["ply", "compressed-ply", "spz"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_the_mark_of_anti_aliased_gaussians_is_kept(tmp_path: Path, format: str, marked: bool) -> None:
+    cloud = replace(ball_cloud(20, 1), antialiased=marked)
+    write_gaussians(tmp_path / "x", cloud, format)
+    assert read_gaussians(tmp_path / "x").antialiased == marked
+    assert cloud.select(torch.arange(3)).antialiased == marked
+    assert cloud.truncated(0).antialiased == marked
+    assert cloud.transformed(torch.eye(4)).antialiased == marked
+    raw = (tmp_path / "x").read_bytes()
+    if format == "spz":
+        assert gzip.decompress(raw)[14] == int(marked)
+        write_spz(tmp_path / "y", cloud, version=4)
+        assert (tmp_path / "y").read_bytes()[14] == int(marked)
+        assert read_gaussians(tmp_path / "y").antialiased == marked
+    else:
+        assert (b"comment SplatRenderMode: mip\n" in raw) == marked
+
+
+def test_pages_draw_as_the_mark_says(tmp_path: Path) -> None:
+    for marked in (True, False):
+        write_gaussians(tmp_path / "x.html", replace(ball_cloud(20, 0), antialiased=marked), "html")
+        assert f'"antialiased": {str(marked).lower()}' in (tmp_path / "x.html").read_text(encoding="utf-8")
+
+
+def test_what_other_viewers_will_draw_differently_is_told() -> None:
+    cloud = ball_cloud(5, 0)
+    assert looks_different(cloud, "ply") is None
+    assert looks_different(cloud, "ply", 0.3) is None
+    assert "0.1 square pixels" in str(looks_different(cloud, "ply", 0.1))
+    assert looks_different(cloud, "html", 0.1) is None, "the page says how it was trained"
+    marked = replace(cloud, antialiased=True)
+    assert [name for name in SPLAT_FORMATS if looks_different(marked, name, 0.3)] == ["splat", "glb"]
 
 
 @pytest.mark.parametrize("format", ["ply", "compressed-ply", "spz"])
