@@ -76,8 +76,8 @@ class SplatConfig(PluginConfig):
     """Opacity to start with."""
 
     # ---- rendering
-    eps2d: float = 0.1
-    """Dilation of each Gaussian on screen, pixels squared."""
+    eps2d: float = 0.3
+    """Dilation of each Gaussian on screen, pixels squared; all viewers of exported files have 0.3."""
     antialiased: bool = False
     """Keep a Gaussian's total opacity when it is dilated (Mip-Splatting)."""
     near: float = 0.01
@@ -137,10 +137,11 @@ class SplatConfig(PluginConfig):
     """Give copies the opacity that keeps the picture (adaptive strategy)."""
 
     # ---- schedule
-    coarse_levels: int = 2
-    """Halvings of the photos at the start of training."""
-    coarse_share: float = 0.25
-    """Share of the training before full resolution."""
+    coarse_levels: int | None = None
+    """Halvings of the photos at the start of training; default: 2, or 3 for photos above a megapixel."""
+    coarse_share: float | None = None
+    """Share of the training before full resolution; default: a quarter, and more where a budget is short for the size
+    of the photos."""
 
     shifted_photos: bool = True
     """Where photos are read at a half (a third ...) of their size, reduce them at another offset each time, so that all

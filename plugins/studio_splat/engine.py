@@ -45,6 +45,8 @@ class StepOptions:
     scale_reg: float
     collect_stats: bool
     """Whether density control will still read the statistics."""
+    eps2d: float | None = None
+    """Dilation on screen, pixels squared; None: the configuration's."""
     weigh: bool = False
     """Whether to count what each Gaussian shows and costs, too."""
 

@@ -120,7 +120,7 @@ class CpuEngine:
         pose = camera.world_to_camera.double()
         if self._poses is not None:
             pose = self._poses.apply(target.index, pose)
-        view = self.view(camera, pose)
+        view = self.view(camera, pose, options.eps2d)
         records, radii = self._records(work)
         project_forward(self._blocks, view, options.sh_degree, records, radii)
         tiles = bin_splats(records, width, height, work)
@@ -248,8 +248,12 @@ class CpuEngine:
         lanes = len(self._blocks) * 16
         return work.array("step.records", (lanes, 16)), work.array("step.radii", (lanes,))
 
-    def view(self, camera: Cameras, world_to_camera: Float[Tensor, "4 4"]) -> View:
-        """What the kernels are told of a camera, with the rendering options of the configuration."""
+    def view(self, camera: Cameras, world_to_camera: Float[Tensor, "4 4"], eps2d: float | None = None) -> View:
+        """What the kernels are told of a camera, with the rendering options of the configuration.
+
+        Args:
+            eps2d: Instead of the configuration's.
+        """
         width, height = camera.size
         return View(
             world_to_camera.numpy()[:3],
@@ -260,7 +264,7 @@ class CpuEngine:
             width,
             height,
             near=self.config.near,
-            eps2d=self.config.eps2d,
+            eps2d=self.config.eps2d if eps2d is None else eps2d,
             antialiased=self.config.antialiased,
             camera_model=_MODELS[camera.model],
         )

@@ -120,7 +120,9 @@ class TorchEngine:
         # A leaf of its own on the same memory.
         table = self._table.detach().requires_grad_()
         behind, absgrad = self._upload(target.background), self.config.absgrad
-        image, _, meta = self._rasterize(table, photo.camera, viewmat, options.sh_degree, behind, absgrad=absgrad)
+        image, _, meta = self._rasterize(
+            table, photo.camera, viewmat, options.sh_degree, behind, absgrad=absgrad, eps2d=options.eps2d
+        )
         meta["means2d"].retain_grad()
         colors = image.detach().view(wanted.shape).permute(2, 0, 1)
         shown = colors if self._exposure is None else self._exposure.apply(index, colors)
@@ -176,6 +178,7 @@ class TorchEngine:
         colors: Float[Tensor, "n 3"] | None = None,
         depth: bool = False,
         absgrad: bool = False,
+        eps2d: float | None = None,
     ) -> tuple[Float[Tensor, "h w c"], Float[Tensor, "h w 1"], dict[str, Any]]:
         means, quats, scales, opacities, sh = table.split([3, 4, 3, 1, table.shape[1] - 11], dim=1)
         width, height = camera.size
@@ -193,7 +196,7 @@ class TorchEngine:
             width,
             height,
             near_plane=self.config.near,
-            eps2d=self.config.eps2d,
+            eps2d=self.config.eps2d if eps2d is None else eps2d,
             sh_degree=sh_degree if colors is None else None,
             packed=False,
             backgrounds=None if background is None else background[None],

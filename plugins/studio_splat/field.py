@@ -24,12 +24,16 @@ from studio_splat.config import SplatConfig
 from studio_splat.engine import PARAMETERS, Engine, StepOptions, Target, make_engine
 from studio_splat.initial import gaussians_from_points, initial_points
 from studio_splat.memory import require_memory, training_bytes
-from studio_splat.schedule import active_sh_degree, learning_rates, photo_downscale
+from studio_splat.schedule import CoarseStages, active_sh_degree, learning_rates, relative_cost
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy, Strategy
 
 MAX_SH_DEGREE = 3
 _AVERAGED_EVERY = 5
 """Steps from one set of Gaussians that are averaged to the next: closer ones say the same."""
+_USUAL_PIXELS = 160_000.0
+"""Of a photo, where nothing is known of them."""
+_SHARPEST_EPS2D = 0.1
+"""Dilation of reduced photos at least: below it, what is small falls between the pixels."""
 _LARGE_LOGIT = 30.0
 """The sigmoid of this is 1 in float32."""
 
@@ -60,6 +64,8 @@ class SplatField(Field):
         self._engine: Engine | None = None
         self._strategy: Strategy | None = None
         self._context: TrainingContext | None = None
+        self._photo_pixels = _USUAL_PIXELS
+        self._plan_stages()
         # Whether the engine is ahead of the parameters.
         self._ahead = False
         # What an engine on another device left behind for the next one.
@@ -242,6 +248,8 @@ class SplatField(Field):
             self.device,
             fix="Lower --max-gaussians.",
         )
+        width, height = photos.camera(0).size
+        self._photo_pixels = float(width * height)
         count = min(config.initial_count, config.max_gaussians)
         xyz, rgb = initial_points(config.initial, scene, photos, count, generator)
         self.set_gaussians(gaussians_from_points(xyz, rgb, sh_degree=config.sh_degree, opacity=config.initial_opacity))
@@ -249,9 +257,14 @@ class SplatField(Field):
     def setup_training(self, context: TrainingContext) -> None:
         self._pull()
         self._context = context
+        self._plan_stages()
         self._strategy = self._make_strategy(context)
         self._drop_engine()
         self.engine()
+
+    def _plan_stages(self) -> None:
+        budget = None if self._context is None else self._context.budget_seconds
+        self._coarse = CoarseStages.plan(self.config, self._photo_pixels, budget)
 
     def finish_training(self) -> None:
         self.engine().settle()
@@ -285,15 +298,13 @@ class SplatField(Field):
         )
 
     def step_cost(self, progress: float) -> float:
-        # Measured on the CPU kernels: a part for every pixel, a larger one for the Gaussians, which smaller photos
-        # halve at most.
-        pixels = 1 / photo_downscale(self.config, progress) ** 2
+        pixels = self._photo_pixels / self._coarse.downscale(progress) ** 2
         strategy = self._strategy
         count = strategy.count_at(progress) if isinstance(strategy, BudgetStrategy) else self.config.max_gaussians
-        return 1.0 + 3.0 * pixels + (0.05 + 0.055 * pixels) * count / 1_000
+        return relative_cost(pixels, count)
 
     def batch_request(self, step: int) -> PhotoRequest:
-        downscale = photo_downscale(self.config, self._training_context.progress(step))
+        downscale = self._coarse.downscale(self._training_context.progress(step))
         return PhotoRequest(count=1, downscale=downscale, shifted=self.config.shifted_photos)
 
     @property
@@ -321,6 +332,7 @@ class SplatField(Field):
                 opacity_reg=config.opacity_reg,
                 scale_reg=config.scale_reg,
                 collect_stats=self._strategy.reads_stats(progress),
+                eps2d=self._dilation(self._coarse.downscale(progress)),
                 weigh=self._strategy.weighs(progress),
             ),
         )
@@ -335,6 +347,12 @@ class SplatField(Field):
             engine.average()
         return metrics
 
+    def _dilation(self, downscale: int) -> float:
+        """Dilation on screen of reduced photos: about what that of full size is there, so that Gaussians learn the size
+        that they need in the end."""
+        eps2d = self.config.eps2d
+        return max(eps2d / downscale**2, min(eps2d, _SHARPEST_EPS2D))
+
     def _target(self, photo: Photo, index: int) -> Target:
         if self.config.random_background and photo.image.shape[-1] == 4:
             background = torch.rand(3, generator=self._training_context.generator)
@@ -348,13 +366,20 @@ class SplatField(Field):
 
     def training_state(self) -> dict[str, Any]:
         assert self._strategy is not None
-        return {"engine": self.engine().state(), "strategy": self._strategy.state()}
+        return {
+            "engine": self.engine().state(),
+            "strategy": self._strategy.state(),
+            "photo_pixels": self._photo_pixels,
+        }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         assert self._strategy is not None
         self._drop_engine()
         self.engine().load_state(state["engine"])
         self._strategy.load_state(state["strategy"])
+        # Runs from before this was kept were trained as on the default.
+        self._photo_pixels = float(state.get("photo_pixels", _USUAL_PIXELS))
+        self._plan_stages()
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -115,7 +115,7 @@ def test_fewer_photos_are_spread_over_the_same_path(memory_benchmark: ModuleType
     assert names == ["photos/00000.jpg", "photos/00003.jpg", "photos/00006.jpg"]
 
 
-@pytest.mark.parametrize("name", ["lego_psnr", "real_scenes", "memory_2000_photos", "cli_latency"])
+@pytest.mark.parametrize("name", ["lego_psnr", "captures", "real_scenes", "memory_2000_photos", "cli_latency"])
 def test_scripts_are_described(name: str) -> None:
     source = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
     compile(source, name, "exec")

@@ -16,6 +16,7 @@ from splat_scenes import draw, make_camera, make_gaussians, make_photo, ring_pos
 from studio.errors import StudioError
 from studio.export.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from studio.export.gaussians import GaussianCloud
+from studio.export.splat_formats import read_gaussians, write_gaussians
 from studio.metrics import psnr
 from studio.plugin import PhotoBatch, SceneInfo, TrainingContext
 from studio.readers import load_scene
@@ -25,6 +26,7 @@ from studio.training.start import TrainOptions, prepare, prepare_resume
 from studio_splat.config import SplatConfig
 from studio_splat.engine import PARAMETERS
 from studio_splat.field import SplatField
+from studio_splat.functional import rasterization
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -303,6 +305,38 @@ def test_a_ply_opens_as_it_was_written(tmp_path: Path) -> None:
         assert torch.allclose(value, again.gaussians()[name], atol=1e-6), name
     start(again)
     assert run_steps(again, 0, 1)[0] > 0
+
+
+@pytest.mark.parametrize("format", ["ply", "spz"])
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_other_viewers_draw_what_is_exported(tmp_path: Path, format: str, antialiased: bool) -> None:
+    """The usual dilation of viewers, and the mark of the file, in the float64 reference: what a stranger sees."""
+    field = make_field(sh_degree=3, antialiased=antialiased)
+    # As small as pixels, where the dilation tells.
+    field.set_gaussians({**field.gaussians(), "scales": field.gaussians()["scales"] - 2.0})
+    write_gaussians(tmp_path / "x", field.cloud(), format)
+    cloud = read_gaussians(tmp_path / "x")
+    camera = make_camera(ring_poses(3)[1].float())
+    drawn = rasterization(
+        cloud.means.double(),
+        cloud.quats.double(),
+        cloud.log_scales.double().exp(),
+        cloud.logit_opacities.double().sigmoid(),
+        cloud.sh.double(),
+        camera.world_to_camera.double()[None],
+        camera.intrinsics.double()[None],
+        *camera.size,
+        sh_degree=3,
+        eps2d=0.3,
+        near_plane=0.01,
+        rasterize_mode="antialiased" if cloud.antialiased else "classic",
+        backend="reference",
+    )[0][0]
+    ours = field.render(camera, background=torch.zeros(3))["rgb"]
+    assert float(psnr(drawn.float().clamp(0, 1), ours)) > (60 if format == "ply" else 40)
+    # The bound tells something.
+    other = SplatField.from_gaussians(cloud, SplatConfig(eps2d=0.1, antialiased=antialiased))
+    assert float(psnr(other.render(camera, background=torch.zeros(3))["rgb"], ours)) < 40
 
 
 def make_cloud(**changes: torch.Tensor) -> GaussianCloud:

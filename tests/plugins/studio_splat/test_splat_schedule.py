@@ -8,9 +8,10 @@ from studio_splat.config import SplatConfig
 from studio_splat.schedule import (
     FEWEST_STEPS,
     REFERENCE_STEPS,
+    CoarseStages,
     active_sh_degree,
     learning_rates,
-    photo_downscale,
+    relative_cost,
 )
 
 
@@ -47,5 +48,30 @@ def test_the_colour_s_degree_rises() -> None:
 
 def test_photos_get_sharper() -> None:
     config = SplatConfig(coarse_levels=2, coarse_share=0.5)
-    assert [photo_downscale(config, progress) for progress in (0.0, 0.2, 0.3, 0.49, 0.5, 1.0)] == [4, 4, 2, 2, 1, 1]
-    assert photo_downscale(SplatConfig(coarse_levels=0), 0.0) == 1
+    stages = CoarseStages.plan(config, 1e5, None)
+    assert [stages.downscale(progress) for progress in (0.0, 0.2, 0.3, 0.49, 0.5, 1.0)] == [4, 4, 2, 2, 1, 1]
+    assert CoarseStages.plan(SplatConfig(coarse_levels=0), 1e5, 60.0).downscale(0.0) == 1
+
+
+def test_short_budgets_on_large_photos_stay_coarse_for_longer() -> None:
+    config = SplatConfig()
+    small, large = 400 * 400, 1600 * 1200
+    assert CoarseStages.plan(config, small, None) == CoarseStages(2, 0.25)
+    assert CoarseStages.plan(config, small, 120.0) == CoarseStages(2, 0.25), "there is time for many steps"
+    assert CoarseStages.plan(config, large, None) == CoarseStages(3, 0.25), "the number of steps is given"
+    shares = [CoarseStages.plan(config, large, seconds).share for seconds in (20.0, 60.0, 120.0, 300.0, 3000.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(0.8), "some steps see the photos as they are"
+    assert shares[-1] == 0.25
+    chosen = SplatConfig(coarse_share=0.1, coarse_levels=1)
+    assert CoarseStages.plan(chosen, large, 20.0) == CoarseStages(1, 0.1)
+
+
+def test_the_cost_of_a_step_knows_the_size_of_photos() -> None:
+    # Twice as wide photos: four times the pixels, but the same Gaussians.
+    fixed = relative_cost(0.0, 0.0)
+    assert relative_cost(640_000, 0) - fixed == pytest.approx(4 * (relative_cost(160_000, 0) - fixed))
+    assert relative_cost(640_000, 50_000) - relative_cost(640_000, 0) == pytest.approx(
+        relative_cost(160_000, 50_000) - relative_cost(160_000, 0)
+    )
+    assert relative_cost(40_000, 50_000) < relative_cost(160_000, 50_000)
