@@ -64,7 +64,7 @@ class SplatField(Field):
         self._engine: Engine | None = None
         self._strategy: Strategy | None = None
         self._context: TrainingContext | None = None
-        self._photo_pixels = _USUAL_PIXELS
+        self._photo_pixels: float | None = None
         self._plan_stages()
         # Whether the engine is ahead of the parameters.
         self._ahead = False
@@ -264,7 +264,7 @@ class SplatField(Field):
 
     def _plan_stages(self) -> None:
         budget = None if self._context is None else self._context.budget_seconds
-        self._coarse = CoarseStages.plan(self.config, self._photo_pixels, budget)
+        self._coarse = CoarseStages.plan(self.config, self._photo_pixels or _USUAL_PIXELS, budget)
 
     def finish_training(self) -> None:
         self.engine().settle()
@@ -298,7 +298,7 @@ class SplatField(Field):
         )
 
     def step_cost(self, progress: float) -> float:
-        pixels = self._photo_pixels / self._coarse.downscale(progress) ** 2
+        pixels = (self._photo_pixels or _USUAL_PIXELS) / self._coarse.downscale(progress) ** 2
         strategy = self._strategy
         count = strategy.count_at(progress) if isinstance(strategy, BudgetStrategy) else self.config.max_gaussians
         return relative_cost(pixels, count)
@@ -332,7 +332,7 @@ class SplatField(Field):
                 opacity_reg=config.opacity_reg,
                 scale_reg=config.scale_reg,
                 collect_stats=self._strategy.reads_stats(progress),
-                eps2d=self._dilation(self._coarse.downscale(progress)),
+                eps2d=self._dilation(batch.photos[0], self._coarse.downscale(progress)),
                 weigh=self._strategy.weighs(progress),
             ),
         )
@@ -347,10 +347,13 @@ class SplatField(Field):
             engine.average()
         return metrics
 
-    def _dilation(self, downscale: int) -> float:
-        """Dilation on screen of reduced photos: about what that of full size is there, so that Gaussians learn the size
-        that they need in the end."""
+    def _dilation(self, photo: Photo, downscale: int) -> float:
+        """Dilation on screen of a reduced photo: about what that of full size is there, so that Gaussians learn the
+        size that they need in the end."""
         eps2d = self.config.eps2d
+        # What was asked for is not what came where somebody else hands out the photos.
+        reduced = math.sqrt((self._photo_pixels or 0.0) / math.prod(photo.size))
+        downscale = min(downscale, max(round(reduced), 1))
         return max(eps2d / downscale**2, min(eps2d, _SHARPEST_EPS2D))
 
     def _target(self, photo: Photo, index: int) -> Target:
@@ -378,7 +381,7 @@ class SplatField(Field):
         self.engine().load_state(state["engine"])
         self._strategy.load_state(state["strategy"])
         # Runs from before this was kept were trained as on the default.
-        self._photo_pixels = float(state.get("photo_pixels", _USUAL_PIXELS))
+        self._photo_pixels = state.get("photo_pixels")
         self._plan_stages()
 
     # ---- rendering -----------------------------------------------------------------------------------------------
