@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # As the command line does: threads that wait for others by spinning keep them from running on a busy machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
+def _give_a_cache() -> None:
+    """Where the home folder cannot be written to, one folder of the checkout holds the compiled kernels.
+
+    Without it each process of the tests would compile them again, as the studio does for whoever has no such folder.
+    """
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return
+    except (OSError, RuntimeError):
+        os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "studio")
+
+
+_give_a_cache()
 
 sys.path.insert(0, str(Path(__file__).parent / "toy_plugins"))
 

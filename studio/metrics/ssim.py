@@ -34,7 +34,13 @@ def ssim(
     - "same" (the default): the pictures are padded with zeros and every pixel has a value. This is what the papers on
       Gaussian splatting since Kerbl 2023 report and train with.
     - "valid": only windows that lie inside the picture count. This is Wang's own definition, and what the papers on
-      NeRF report; scikit-image gives it with `gaussian_weights=True, use_sample_covariance=False`.
+      NeRF report; scikit-image gives it with
+      `structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0)`.
+
+    Figures of other programs under the same name are not the same: scikit-image's own defaults are even windows of 7x7
+    and the sample covariance (n - 1), and it leaves the border out; torchmetrics' `structural_similarity_index_measure`
+    has this window but mirrors the picture beyond its border and counts all windows, so it lies between the two. Both
+    take `data_range` from the pictures where it is not given (scikit-image from the dtype, and refuses float pictures).
 
     Args:
         prediction: Render, any floating dtype; the arithmetic stays in that dtype.
