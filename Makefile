@@ -5,7 +5,7 @@ EXTRAS ?= dev
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test examples docs lint format bench clean
+.PHONY: help demo test test-hard test-busy test-pythons peers licences hashes examples docs lint format bench clean nerfstudio
 
 studio := $(VENV)/bin/studio
 python := $(VENV)/bin/python
@@ -15,8 +15,8 @@ recipe := pyproject.toml constraints.txt scripts/install.sh
 linted := studio plugins examples tests benchmarks scenes scripts
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 $(VENV)/.installed: $(recipe)
 	@scripts/install.sh $(VENV)
@@ -45,6 +45,29 @@ demo: $(VENV)/.installed ## Train the bundled scene in about two minutes, render
 test: $(VENV)/.installed-dev ## Run the tests
 	$(python) -m pytest $(PYTEST_ARGS)
 
+# Another order than the files' own, the same each time: SEED=random for a new one.
+SEED ?= 17
+
+test-hard: $(VENV)/.installed-dev ## The tests in random order, another time zone and locale, read-only home, no network
+	scripts/hard_conditions.sh $(python) -m pytest -p randomly -p no:cacheprovider \
+		$(if $(filter random,$(SEED)),,--randomly-seed=$(SEED)) -rs $(PYTEST_ARGS)
+
+test-busy: $(VENV)/.installed-dev ## What waits for others (viewer, devices, training), on one core that others use too
+	scripts/busy_core.sh $(python) -m pytest -p no:cacheprovider \
+		$(or $(PYTEST_ARGS),tests/studio/viewer tests/studio/devices tests/studio/training)
+
+test-pythons: $(VENV)/.installed-dev ## A fast part of the tests with Python 3.10, 3.12 and 3.13, as far as they can be had
+	scripts/test_pythons.sh $(VENV) $(PYTHONS)
+
+peers: ## Hold the numerics against gsplat, nerfacc, OpenCV, COLMAP, diffusers and others, in an environment of its own
+	PYTHON="$(PYTHON)" scripts/check_peers.sh $(VENV)-peers
+
+licences: $(VENV)/.installed-dev ## List the licences of all that is installed with the studio (docs/licences.md)
+	$(python) scripts/licences.py docs/licences.md
+
+hashes: $(VENV)/.installed-dev ## Write requirements.txt: the pinned set with the hashes of its files
+	scripts/write_hashes.sh $(python)
+
 examples: $(VENV)/.installed-dev ## Install the example plugins and new ones as a stranger would, and check them
 	scripts/check_examples.sh $(python)
 
@@ -69,5 +92,5 @@ bench: $(VENV)/.installed ## Run the quick benchmarks; benchmarks/README.md list
 	$(python) benchmarks/cli_latency.py
 
 clean: ## Delete the environment and what the tools leave; runs/ stays
-	rm -rf $(VENV) $(VENV)-nerfstudio build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-nerfstudio $(VENV)-peers $(VENV)-3.1? build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find studio plugins tests benchmarks scenes scripts -name __pycache__ -type d -prune -exec rm -rf {} +

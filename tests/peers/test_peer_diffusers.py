@@ -33,7 +33,9 @@ def test_betas_of_a_thousand_levels(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("steps", [1, 4, 10, 50, 333])
+# Numbers that divide the levels: with others diffusers steps down by the same whole number from each level, which then
+# is not the next one that it visits.
+@pytest.mark.parametrize("steps", [1, 4, 10, 50, 250])
 @pytest.mark.parametrize("clip", [False, True])
 def test_deterministic_ddim(name: str, kind: Any, steps: int, clip: bool) -> None:
     """From noise to the last picture."""

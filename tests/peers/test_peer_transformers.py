@@ -120,7 +120,8 @@ def test_greedy_text(shape: tuple[int, int, int], seed: int) -> None:
         expected = theirs.generate(prompt, max_new_tokens=CONTEXT - 6, do_sample=False, num_beams=1)[0, 5:].tolist()
         steps = continue_texts(
             Reader(ours, 1), prompt.tolist(),
-            TextOptions(temperature=0, repetition_penalty=1.0, max_tokens=CONTEXT - 6), None, end=END, banned=[], device=torch.device("cpu"),
+            TextOptions(temperature=0, repetition_penalty=1.0, max_tokens=CONTEXT - 6), None,
+            end=END, banned=[], device=torch.device("cpu"),
         )  # fmt: skip
         got = [int(tokens[0]) for tokens, new in steps if bool(new[0])]
     if expected and expected[-1] == END:
