@@ -25,9 +25,7 @@ def pair(size: tuple[int, int], noise: float, seed: int = 0) -> tuple[Tensor, Te
     """A picture with edges and flat parts, and the same with noise."""
     g = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in size), indexing="ij")
-    base = torch.stack([(0.2 * x).sin() * 0.5 + 0.5, (y > size[0] / 2).double(), (x + y) / sum(size)], -1)[
-        ..., :channels
-    ]
+    base = torch.stack([(0.2 * x).sin() * 0.5 + 0.5, (y > size[0] / 2).double(), (x + y) / sum(size)], -1)
     return base, (base + noise * torch.randn(base.shape, generator=g, dtype=torch.float64)).clamp(0, 1)
 
 
