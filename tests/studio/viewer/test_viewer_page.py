@@ -303,7 +303,18 @@ def test_another_scene_in_the_same_page(page: Page, tmp_path: Path) -> None:
 
     try:
         show(other)
+        page.page.get_by_text("the same balls").wait_for(timeout=20_000)
     finally:
         # Whatever test comes next finds the page as the fixture made it.
         show(shown)
     assert page.stage.subject is shown
+
+
+def test_the_port_of_a_viewer_is_free_again(tmp_path: Path) -> None:
+    viewer = Viewer(Access.make("127.0.0.1", None), 0)
+    port = viewer.server.get_port()
+    viewer.close()
+    viewer.close()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
