@@ -87,9 +87,11 @@ def rasterization(
         render_mode: "RGB" colours, "D" the sum of weight times z-depth, "ED" that divided by alpha; or both, with depth
             as the last channel.
         sparse_grad: Gradients of means, quats and scales come as sparse COO tensors over visible rows; needs `packed`.
-        absgrad: After the backward pass `meta["means2d"].absgrad` is the sum over pixels of |d loss / d means2d|.
+        absgrad: After the backward pass `meta["means2d"].absgrad` is the sum over pixels of |d loss / d means2d|. The
+            gradient of a pixel is that of all its channels together; above `channel_chunk` channels gsplat's "cuda"
+            takes the absolute value in each chunk of channels, and leaves that of the last chunk which it ran back.
         rasterize_mode: "antialiased" scales opacities by sqrt(det before / det after the dilation) (Mip-Splatting).
-        channel_chunk: Channels blended at once on the "cuda" backend; results do not depend on it.
+        channel_chunk: Channels blended at once on the "cuda" backend; pictures do not depend on it (see `absgrad`).
         distributed: "cuda" only.
         camera_model: "pinhole", "ortho" (fx, fy are pixels a world unit), "fisheye" (equidistant); "ftheta" is "cuda"
             only.

@@ -35,6 +35,11 @@ def test_nothing_read_back(text_to_shapes: ModuleType) -> None:
     assert text_to_shapes.figures_of(["a small red cube"], [""])["read_back"] == 0
 
 
+def test_guidance_is_chosen_by_what_is_read_back_and_the_smaller_of_equals(text_to_shapes: ModuleType) -> None:
+    assert text_to_shapes.best_scale({4.0: 0.9, 2.0: 0.95, 1.0: 0.8}) == 2.0
+    assert text_to_shapes.best_scale({4.0: 0.9, 2.0: 0.9, 1.0: 0.8}) == 2.0
+
+
 def test_every_object_has_its_line(text_to_shapes: ModuleType) -> None:
     from described import _BEFORE_RELATIONS, described
 
