@@ -18,7 +18,6 @@ import json
 import math
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,9 @@ from studio.cameras.models import CameraModel
 from studio.cameras.poses import flip_opengl
 from studio.errors import StudioError
 from studio.files import atomic_write
+from studio.reading.fields import finite_number
+from studio.reading.json_text import read_json_object, shown_value
+from studio.reading.limits import LARGEST_LENGTH, LARGEST_SIDE, MOST_PIXELS
 
 _MODELS: dict[str, CameraModel] = {
     "perspective": "pinhole",
@@ -38,6 +40,12 @@ _MODELS: dict[str, CameraModel] = {
 
 _DEFAULT_FPS = 24.0
 """What nerfstudio's viewer starts with."""
+
+_NARROWEST = 1e-4
+"""Degrees of a view."""
+
+_SLOWEST, _FASTEST = 1e-3, 1000.0
+"""Frames a second."""
 
 _KEYFRAMES = 16
 """Keyframes written for nerfstudio's viewer, which shows and edits these instead of the frames."""
@@ -81,14 +89,20 @@ def read_camera_path(path: str | PathLike[str]) -> CameraPath:
         StudioError: If the file is missing, not JSON, or a field is missing or wrong. Names the file and the field.
     """
     name = str(path)
-    data = _load(Path(path))
+    data = read_json_object(path)
     kind = data.get("camera_type", "perspective")
     if not isinstance(kind, str) or kind not in _MODELS:
         raise StudioError(
-            f"{name}: camera_type {kind!r} is not supported.", fix=f"Supported are: {', '.join(sorted(_MODELS))}."
+            f"{name}: camera_type {shown_value(kind)} is not supported.",
+            fix=f"Supported are: {', '.join(sorted(_MODELS))}.",
         )
     width = _size(data, "render_width", name)
     height = _size(data, "render_height", name)
+    if width * height > MOST_PIXELS:
+        raise StudioError(
+            f"{name}: render_width x render_height are {width * height:,} pixels; at most {MOST_PIXELS:,} are drawn.",
+            fix="Make the pictures smaller.",
+        )
     entries = data.get("camera_path")
     if not isinstance(entries, list) or not entries:
         raise StudioError(
@@ -99,7 +113,7 @@ def read_camera_path(path: str | PathLike[str]) -> CameraPath:
     for i, entry in enumerate(entries):
         where = f"{name}: camera_path[{i}]"
         if not isinstance(entry, dict):
-            raise StudioError(f"{where} must be an object with camera_to_world and fov.")
+            raise StudioError(f"{where} must be an object with camera_to_world and fov.", fix="Export the path again.")
         poses.append(_matrix(entry, "camera_to_world", where))
         lenses.append(_lens(entry, _MODELS[kind], width, height, where))
     lens = torch.tensor(lenses, dtype=torch.float64)
@@ -204,58 +218,50 @@ def _keyframe_fields(camera_path: CameraPath, frames: list[dict[str, Any]]) -> d
 def _read_keyframes(data: dict[str, Any], name: str) -> tuple[Keyframe, ...]:
     entries = data.get("keyframes", [])
     if not isinstance(entries, list):
-        raise StudioError(f"{name}: keyframes must be a list.")
+        raise StudioError(f"{name}: keyframes must be a list.", fix="Export the path again.")
     default = data.get("default_transition_sec")
     keyframes = []
     for i, entry in enumerate(entries):
         where = f"{name}: keyframes[{i}]"
         if not isinstance(entry, dict):
-            raise StudioError(f"{where} must be an object with matrix and fov.")
+            raise StudioError(f"{where} must be an object with matrix and fov.", fix="Export the path again.")
         if isinstance(entry.get("matrix"), str):
             # Viewers of nerfstudio before 1.0 wrote text, and other fields besides; their frames are complete.
             return ()
         matrix = torch.tensor(_matrix(entry, "matrix", where), dtype=torch.float64).reshape(4, 4)
         fov = _number(_required(entry, "fov", where), f"{where}: fov")
-        if not 0 < fov < 180:
-            raise StudioError(f"{where}: fov must lie between 0 and 180 degrees, got {fov:g}.")
+        _check_fov(fov, where)
         seconds = entry.get("override_transition_sec") if entry.get("override_transition_enabled") is True else default
         seconds = 2.0 if seconds is None else _number(seconds, f"{where}: override_transition_sec")
         if not 0 < seconds <= LONGEST_SECONDS:
-            raise StudioError(f"{where}: its time must be above 0 and at most {LONGEST_SECONDS:g} s, got {seconds:g}.")
+            raise StudioError(
+                f"{where}: its time must be above 0 and at most {LONGEST_SECONDS:g} s, got {seconds:g}.",
+                fix="Correct the field.",
+            )
         easing = entry.get("easing", "none")
-        if easing not in EASINGS:
-            raise StudioError(f"{where}: easing must be one of {', '.join(EASINGS)}, got {json.dumps(easing)[:60]}.")
+        if not isinstance(easing, str) or easing not in EASINGS:
+            raise StudioError(
+                f"{where}: easing must be one of {', '.join(EASINGS)}, got {shown_value(easing)}.",
+                fix="Correct the field.",
+            )
         pose = Cameras.from_fov(flip_opengl(matrix)[None], width=1, height=1, fov_y=1.0)
         exact = pose.check(source=name, frames=[f"keyframes[{i}]"]).camera_to_world[0]
         keyframes.append(Keyframe(exact, math.radians(fov), seconds, easing))
     return tuple(keyframes)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StudioError(f"{path}: no such camera path.", fix="Check the name.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{path}: cannot be read as text ({error}).") from error
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        lines = text.splitlines()
-        line = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else ""
-        raise StudioError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}: {line[:80]!r}.",
-            fix="Correct the JSON or export the path again.",
-        ) from error
-    if not isinstance(data, dict):
-        raise StudioError(f"{path}: must be a JSON object, got a {type(data).__name__}.")
-    return data
-
-
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise StudioError(f"{where} must be a finite number, got {json.dumps(value)[:60]}.")
-    return float(value)
+    number = finite_number(value, where)
+    if abs(number) > LARGEST_LENGTH:
+        raise StudioError(f"{where} is {number:g}, beyond all measure.", fix="Correct the field.")
+    return number
+
+
+def _check_fov(fov: float, where: str) -> None:
+    if not _NARROWEST <= fov < 180:
+        raise StudioError(
+            f"{where}: fov must lie between {_NARROWEST:g} and 180 degrees, got {fov:g}.", fix="Correct the field."
+        )
 
 
 def _required(entry: dict[str, Any], field: str, where: str) -> Any:
@@ -266,8 +272,11 @@ def _required(entry: dict[str, Any], field: str, where: str) -> Any:
 
 def _size(data: dict[str, Any], field: str, name: str) -> int:
     value = _number(_required(data, field, name), f"{name}: {field}")
-    if value < 1 or value != int(value):  # some writers say 1080.0
-        raise StudioError(f"{name}: {field} must be a whole number of pixels above zero, got {value:g}.")
+    if not 1 <= value <= LARGEST_SIDE or value != int(value):  # some writers say 1080.0
+        raise StudioError(
+            f"{name}: {field} must be a whole number of pixels from 1 to {LARGEST_SIDE:,}, got {value:g}.",
+            fix="Correct the field.",
+        )
     return int(value)
 
 
@@ -276,7 +285,7 @@ def _matrix(entry: dict[str, Any], field: str, where: str) -> list[float]:
     if isinstance(value, list) and all(isinstance(row, list) for row in value):
         value = [number for row in value for number in row]
     if not isinstance(value, list) or len(value) != 16:
-        raise StudioError(f"{where}: {field} must have 16 numbers, row by row.")
+        raise StudioError(f"{where}: {field} must have 16 numbers, row by row.", fix="Correct the field.")
     return [_number(number, f"{where}: {field}[{i}]") for i, number in enumerate(value)]
 
 
@@ -292,8 +301,7 @@ def _lens(entry: dict[str, Any], model: CameraModel, width: int, height: int, wh
     fov = 90.0  # an equirectangular camera has no use for it
     if model != "equirectangular":
         fov = _number(_required(entry, "fov", where), f"{where}: fov")
-        if not 0 < fov < 180:
-            raise StudioError(f"{where}: fov must lie between 0 and 180 degrees, got {fov:g}.")
+        _check_fov(fov, where)
     plain = dict(zip(("fl_x", "fl_y", "cx", "cy"), _plain_lens(fov, model, width, height), strict=True))
     return tuple(_number(entry.get(field, value), f"{where}: {field}") for field, value in plain.items())
 
@@ -304,10 +312,14 @@ def _speed(data: dict[str, Any], frames: int, name: str) -> float:
     given = {field: _number(data[field], f"{name}: {field}") for field in named}
     for field, value in given.items():
         if value <= 0:
-            raise StudioError(f"{name}: {field} must be above zero, got {value:g}.")
-    if "seconds" not in given:
-        return given.get("fps", _DEFAULT_FPS)
+            raise StudioError(f"{name}: {field} must be above zero, got {value:g}.", fix="Correct the field.")
+    fps = given.get("fps", _DEFAULT_FPS)
     # The viewer truncates fps * seconds to whole frames; that is no wish for another speed.
-    if "fps" in given and abs(given["fps"] * given["seconds"] - frames) < 1:
-        return given["fps"]
-    return frames / given["seconds"]
+    if "seconds" in given and not ("fps" in given and abs(given["fps"] * given["seconds"] - frames) < 1):
+        fps = frames / given["seconds"]
+    if not _SLOWEST <= fps <= _FASTEST:
+        raise StudioError(
+            f"{name}: {' and '.join(named)} make {fps:g} frames a second; {_SLOWEST:g} to {_FASTEST:g} can be played.",
+            fix="Correct the field.",
+        )
+    return fps

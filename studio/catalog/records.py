@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.training.labels import ENDED, read_labels
+from studio.reading.json_text import read_json_object
 from studio.training.run import CHECKPOINTS, CONFIG, RunConfig, RunFolder
 from studio.training.running import is_running
 
@@ -34,6 +34,7 @@ HIGHER_IS_BETTER = frozenset(
 """Figures that shall be large; of the rest (counts, learning rates) nobody can say."""
 
 _STAMP = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d{2})(\d{2})(\d{2})")
+_ISO = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}")
 _SMOOTHED = 0.05
 """Share of the last rows of a training that its figures are the mean of: a single batch says little."""
 
@@ -96,7 +97,7 @@ class RunRecord:
             "main_metric": None if main is None else main[0],
             "metrics": self.metrics,
             "measured": self.measured,
-            "settings": self.settings,
+            "settings": {name: _plain(value) for name, value in self.settings.items()},
             "problem": self.problem,
         }
 
@@ -144,17 +145,18 @@ def read_run(path: str | os.PathLike[str], root: str | os.PathLike[str] | None =
     started = _started(run, changed)
     try:
         config = run.read_config()
-        total, budget = int(config.config.get("steps", 0)), config.budget_seconds
+        steps, budget = config.config.get("steps", 0), config.budget_seconds
+        total = steps if isinstance(steps, int) else 0
         rows = _rows(run)
         metrics, measured = _measured(run, rows)
         settings = _settings(run, config)
         data = data_name(config.data.path)
         preset = config.preset or ""
-    except (StudioError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever is in one run's files must not keep the others from being listed
         problem = error.message if isinstance(error, StudioError) else f"{run.config_file}: {error}"
         return RunRecord(path, name, started=started, size=size, problem=problem)
     step = _step(run, rows)
-    seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
+    seconds = (_number(rows[-1].get("seconds")) or 0.0) if rows else 0.0
     ended = total > 0 and step >= total
     # The last row stands up to one logging interval before the end of a budget.
     ended = ended or (budget is not None and seconds >= 0.97 * budget)
@@ -194,10 +196,10 @@ def _ended(run: RunFolder) -> str | None:
 def _measured(run: RunFolder, rows: list[dict[str, Any]]) -> tuple[dict[str, float], str]:
     """Figures of `studio eval`, else those of the end of the training."""
     try:
-        report = json.loads(run.eval_file.read_text(encoding="utf-8"))
+        report = read_json_object(run.eval_file)
         figures = report.get("mean") or report.get("figures") or {}
         numbers = {str(k): _number(v) for k, v in figures.items() if k != "seconds"}
-    except (OSError, ValueError, AttributeError):
+    except (StudioError, AttributeError):
         numbers = {}
     found = {name: value for name, value in numbers.items() if value is not None}
     if found:
@@ -209,6 +211,15 @@ def _measured(run: RunFolder, rows: list[dict[str, Any]]) -> tuple[dict[str, flo
         if values:
             found[name] = sum(values) / len(values)
     return found, "training" if found else ""
+
+
+def _plain(value: Any) -> Any:
+    """A setting for strict JSON, which knows no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _number(value: Any) -> float | None:
@@ -250,8 +261,9 @@ def _started(run: RunFolder, changed: float) -> str:
     if match := _STAMP.match(run.path.name):
         return f"{match[1]}T{match[2]}:{match[3]}:{match[4]}"
     try:
-        return str(json.loads(run.environment_file.read_text(encoding="utf-8"))["started"])[:19]
-    except (OSError, ValueError, KeyError, TypeError):
+        started = read_json_object(run.environment_file)["started"]
+        return _ISO.match(started)[0]  # type: ignore[index]
+    except (StudioError, KeyError, TypeError):
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(changed))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,16 +125,18 @@ def _compare_scenes(request: Compare) -> int:
 
 def _read(path: Path) -> Entry:
     from studio.metrics.generator_report import figures_from_json
+    from studio.reading.files import read_text
+    from studio.reading.json_text import parse_json
     from studio.training.run import RunFolder
 
     run = RunFolder.open(path)
     config = run.read_config()
     if not run.eval_file.is_file():
         raise StudioError(f"{run.path}: has not been measured yet.", fix=f"studio eval {shown(run.path)}")
-    text = run.eval_file.read_text(encoding="utf-8")
+    text = read_text(run.eval_file)
     report = figures_from_json(text, str(run.eval_file))
     name = config.plugin if config.preset in (None, "default") else f"{config.plugin} {config.preset}"
-    return Entry(name, run.path, str(json.loads(text).get("data", "")), report)
+    return Entry(name, run.path, str(parse_json(text, run.eval_file).get("data", "")), report)
 
 
 def _named(entries: list[Entry]) -> list[Entry]:

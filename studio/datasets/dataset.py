@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from studio.datasets.held_out import Split, check_split
-from studio.datasets.imagefolder import PICTURE_SUFFIXES
 from studio.datasets.pictures import ColorMode, load_pictures
+from studio.datasets.side_files import PICTURE_SUFFIXES
 from studio.datasets.text import TEXT_SUFFIXES, TextDataset, load_text, only_text_in
 from studio.errors import StudioError
+from studio.reading.files import is_folder, open_regular, show_path
 
 _KNOWN = "Give a folder or .zip of pictures, idx files (MNIST), a .npz or text file, toy:swiss-roll, or shapes:64."
 
@@ -119,11 +120,13 @@ def load_dataset(
         only("samples")
         return load_shapes(text, split, samples=samples)
     where = Path(path).expanduser()
-    if not where.exists():
-        raise StudioError(f"{path}: there is no such file or folder.", fix=_KNOWN)
+    if not is_folder(where):
+        if not os.path.lexists(where):
+            raise StudioError(f"{show_path(path)}: there is no such file or folder.", fix=_KNOWN)
+        open_regular(where).close()  # raises at pipes, devices, and what may not be read
     from studio.datasets.idx import find_idx_files, load_idx, looks_like_idx
 
-    if where.is_dir():
+    if is_folder(where):
         if find_idx_files(where):
             only()
             return load_idx(where, split)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,68 +14,74 @@ import torch
 from studio.datasets.arrays import ArrayDataset
 from studio.datasets.held_out import Split
 from studio.errors import StudioError
+from studio.reading.files import is_file, list_folder, open_regular
+from studio.reading.gzip_bytes import gzip_pieces
+from studio.reading.limits import DEFLATE_EXPANSION
 
 _UBYTE = 8
 _CHUNK = 1 << 20
-_DEFLATE_RATIO = 1032
-"""Deflate never packs more bytes into one than this."""
+_MOST_AXES = 4
+_HEAD = 4 + 4 * _MOST_AXES
 
 
 def looks_like_idx(path: Path) -> bool:
     """Whether a file begins as an idx file of bytes, also inside gzip."""
     try:
-        with _open(path) as file:
-            head = file.read(4)
-    except (OSError, EOFError, zlib.error):
+        head = next(_pieces(path), b"")[:4]
+    except StudioError:
         return False
-    return len(head) == 4 and head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4
+    return len(head) == 4 and head[:3] == b"\0\0\x08" and 1 <= head[3] <= _MOST_AXES
 
 
 def find_idx_files(folder: Path) -> list[Path]:
     """The idx files directly in a folder, by name."""
-    return sorted(p for p in folder.iterdir() if "idx" in p.name and p.is_file() and looks_like_idx(p))
+    return sorted(p for p in list_folder(folder) if "idx" in p.name and is_file(p) and looks_like_idx(p))
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """The array of one idx file.
 
     Raises:
-        StudioError: Not an idx file of bytes, cut off, or with sizes that the file cannot hold; nothing is allocated
+        StudioError: Not an idx file of bytes, cut off, or with sizes that the file does not hold; nothing is allocated
             by such sizes.
     """
-    packed = path.stat().st_size
-    try:
-        with _open(path) as file:
-            head = file.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= 4:
-                raise StudioError(f"{path}: not an idx file.", fix="It must begin with two zero bytes, as MNIST's do.")
-            if head[2] != _UBYTE:
-                raise StudioError(f"{path}: holds values of type 0x{head[2]:02x}.", fix="Only unsigned bytes are read.")
-            sizes = file.read(4 * head[3])
-            if len(sizes) < 4 * head[3]:
-                raise StudioError(f"{path}: ends within its header.", fix="Get the file again.")
-            shape = struct.unpack(f">{head[3]}I", sizes)
+    data = bytearray()
+    shape: tuple[int, ...] | None = None
+    start = wanted = 0
+    for piece in _pieces(path):
+        # In pieces, so that memory grows with what is really there.
+        data += piece
+        if shape is None and len(data) >= _HEAD:
+            start, shape = _header(path, bytes(data[:_HEAD]))
             wanted = math.prod(shape)
-            possible = packed * (_DEFLATE_RATIO if path.suffix == ".gz" else 1)
-            if wanted > possible:
-                raise StudioError(
-                    f"{path}: states {' x '.join(map(str, shape))} values, more than its {packed:,} bytes can hold.",
-                    fix="Get the file again.",
-                )
-            # In chunks, so that memory grows with what is really there.
-            data = bytearray()
-            while len(data) < wanted and (chunk := file.read(min(_CHUNK, wanted - len(data)))):
-                data += chunk
-            behind = file.read(1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise StudioError(f"{path}: cannot be read ({error}).", fix="Get the file again.") from error
-    if len(data) < wanted:
+        if shape is not None and len(data) > start + wanted:
+            raise StudioError(f"{path}: goes on behind its {wanted:,} values.", fix="Get the file again.")
+    if shape is None:
+        start, shape = _header(path, bytes(data[:_HEAD]))
+        wanted = math.prod(shape)
+    if len(data) != start + wanted:
         raise StudioError(
-            f"{path}: is cut off: {len(data):,} of {wanted:,} values are there.", fix="Get the file again."
+            f"{path}: is cut off: {max(len(data) - start, 0):,} of {wanted:,} values are there.",
+            fix="Get the file again.",
         )
-    if behind:
-        raise StudioError(f"{path}: goes on behind its {wanted:,} values.", fix="Get the file again.")
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _header(path: Path, head: bytes) -> tuple[int, tuple[int, ...]]:
+    """Where the values begin, and their sizes; raises StudioError as `read_idx`."""
+    if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= _MOST_AXES:
+        raise StudioError(f"{path}: not an idx file.", fix="It must begin with two zero bytes, as MNIST's do.")
+    if head[2] != _UBYTE:
+        raise StudioError(f"{path}: holds values of type 0x{head[2]:02x}.", fix="Only unsigned bytes are read.")
+    if len(head) < 4 + 4 * head[3]:
+        raise StudioError(f"{path}: ends within its header.", fix="Get the file again.")
+    shape = struct.unpack_from(f">{head[3]}I", head, 4)
+    if math.prod(shape) > DEFLATE_EXPANSION * path.stat().st_size:
+        raise StudioError(
+            f"{path}: states {' x '.join(map(str, shape))} values, more than its bytes can hold.",
+            fix="Get the file again.",
+        )
+    return 4 + 4 * head[3], shape
 
 
 def load_idx(path: Path, split: Split) -> ArrayDataset:
@@ -119,7 +123,7 @@ def _pair(pictures: Path, name: str) -> ArrayDataset:
         return ArrayDataset(name, torch.from_numpy(planes), notes=(note,))
     y = read_idx(labels)
     if y.shape != (len(x),):
-        raise StudioError(f"{labels}: has {len(y):,} labels for {len(x):,} pictures.", fix="Get both files again.")
+        raise StudioError(f"{labels}: has {y.size:,} labels for {len(x):,} pictures.", fix="Get both files again.")
     names = tuple(str(i) for i in range(int(y.max()) + 1))
     return ArrayDataset(name, torch.from_numpy(planes), torch.from_numpy(y.astype(np.int64)), names)
 
@@ -129,10 +133,16 @@ def _labels_beside(pictures: Path) -> Path | None:
     for old, new in (("idx3", "idx1"), ("idx4", "idx1"), ("", "")):
         for ending in ("", ".gz"):
             candidate = pictures.with_name(stem.replace(old, new) + ending)
-            if candidate != pictures and candidate.is_file() and looks_like_idx(candidate):
+            if candidate != pictures and is_file(candidate) and looks_like_idx(candidate):
                 return candidate
     return None
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The file's bytes, unpacked, bit by bit."""
+    if path.suffix == ".gz":
+        yield from gzip_pieces(path)
+        return
+    with open_regular(path) as file:
+        while piece := file.read(_CHUNK):
+            yield piece

@@ -6,23 +6,18 @@ text for each ``file_name``.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from studio.datasets.held_out import Split, split_rows
+from studio.datasets.side_files import METADATA, PICTURE_SUFFIXES, ignored_notes, read_rows
 from studio.datasets.trees import FileTree, inside
 from studio.errors import StudioError
-from studio.scene.decode import PHOTO_SUFFIXES
+from studio.reading.files import show_path
 
-PICTURE_SUFFIXES = (*PHOTO_SUFFIXES, ".gif", ".ppm", ".pgm", ".pnm")
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "dev")
-_METADATA = ("metadata.jsonl", "metadata.csv")
 _TEXT_FIELDS = ("text", "caption", "prompt", "description")
 
 
@@ -55,7 +50,8 @@ def read_layout(tree: FileTree, split: Split, *, strict: bool = False) -> Layout
         )
     root = _root(tree, pictures)
     train, test, notes = _split_folders(tree, root)
-    captions = _read_captions(tree, root)
+    captions, found = _read_captions(tree, root)
+    notes += found + ignored_notes(tree.files)
     trained = [name for name in pictures if name.startswith(train)]
     tested = [name for name in pictures if test is not None and name.startswith(test)]
     if captions is not None:
@@ -111,7 +107,7 @@ def _root(tree: FileTree, pictures: list[str]) -> str:
 
 
 def _has_metadata(tree: FileTree, folder: str) -> bool:
-    return any(folder + name in tree.files for name in _METADATA)
+    return any(folder + name in tree.files for name in METADATA)
 
 
 def _split_folders(tree: FileTree, root: str) -> tuple[str, str | None, list[str]]:
@@ -171,53 +167,42 @@ def _with_captions(
     return kept
 
 
-def _read_captions(tree: FileTree, root: str) -> dict[str, str] | None:
-    """Captions by picture, or None where no metadata has texts."""
+def _read_captions(tree: FileTree, root: str) -> tuple[dict[str, str] | None, list[str]]:
+    """Captions by picture, or None where no metadata has texts; and notes on what is not used of it."""
     captions: dict[str, str] = {}
+    notes: list[str] = []
     texts = False
     for name in tree.files:
-        if posixpath.basename(name) in _METADATA and name.startswith(root):
-            rows = _rows(tree, name)
-            key = next((k for k in _TEXT_FIELDS if any(k in row for _, row in rows)), None)
-            if key is None:
-                continue
-            texts = True
-            for number, row in rows:
-                file, text = row.get("file_name"), row.get(key)
-                place = f"{tree.path}: {name}: line {number}"
-                if not isinstance(file, str) or not file:
-                    raise StudioError(f"{place}: has no 'file_name'.", fix="Name the picture there.")
-                target = inside(posixpath.dirname(name), file)
-                if target is None:
-                    raise StudioError(f"{place}: '{file}' leads out of the data set.", fix="Correct the name.")
-                if text is None or text == "":
-                    continue
-                if not isinstance(text, str):
-                    raise StudioError(f"{place}: '{key}' must be a string.", fix="Correct the line.")
-                captions[target] = " ".join(text.split())
-    return captions if texts else None
-
-
-def _rows(tree: FileTree, name: str) -> list[tuple[int, dict[str, Any]]]:
-    where = f"{tree.path}: {name}"
-    try:
-        with tree.open(name) as stream:
-            text = stream.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{where}: cannot be read ({error}).", fix="Save it as UTF-8.") from error
-    if name.endswith(".csv"):
-        return [(i + 2, dict(row)) for i, row in enumerate(csv.DictReader(io.StringIO(text)))]
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+        if posixpath.basename(name) not in METADATA or not name.startswith(root):
             continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise StudioError(f"{where}: line {number} is not JSON ({error}).", fix="Correct the line.") from error
-        if not isinstance(row, dict):
-            raise StudioError(
-                f"{where}: line {number} must be an object.", fix='Such as {"file_name": ..., "text": ...}.'
-            )
-        rows.append((number, row))
-    return rows
+        rows = read_rows(tree, name)
+        key = next((k for k in _TEXT_FIELDS if any(k in row for _, row in rows)), None)
+        if key is None:
+            notes.append(f"{name}: not used, as its rows have none of the fields {', '.join(_TEXT_FIELDS)}")
+            continue
+        texts = True
+        absent: list[str] = []
+        repeated = 0
+        for number, row in rows:
+            file, text = row.get("file_name"), row.get(key)
+            place = f"{tree.path}: {name}: line {number}"
+            if not isinstance(file, str) or not file:
+                raise StudioError(f"{place}: has no 'file_name'.", fix="Name the picture there.")
+            target = inside(posixpath.dirname(name), file)
+            if target is None:
+                raise StudioError(f"{place}: '{show_path(file)}' leads out of the data set.", fix="Correct the name.")
+            if target not in tree.known:
+                absent.append(file)
+                continue
+            if text is None or text == "":
+                continue
+            if not isinstance(text, str):
+                raise StudioError(f"{place}: '{key}' must be a string.", fix="Correct the line.")
+            repeated += target in captions
+            captions[target] = " ".join(text.split())
+        if absent:
+            rows_are = "row names a file that is" if len(absent) == 1 else "rows name files that are"
+            notes.append(f"{name}: {len(absent):,} {rows_are} not there (first: {show_path(absent[0])})")
+        if repeated:
+            notes.append(f"{name}: {repeated:,} pictures are named again: the last caption of each counts")
+    return (captions if texts else None), notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ import torch
 from studio.datasets.arrays import ArrayDataset
 from studio.datasets.held_out import Split
 from studio.errors import StudioError
+from studio.reading.arrays import ArrayArchive
+from studio.reading.files import show_path
+from studio.reading.limits import MOST_CLASSES
+
+_NAMES = ("x", "y", "captions")
 
 
 def read_npz(path: Path, split: Split) -> ArrayDataset:
@@ -22,18 +27,18 @@ def read_npz(path: Path, split: Split) -> ArrayDataset:
     Raises:
         StudioError: Damaged file, missing 'x', a non-finite value, or labels that do not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
-        raise StudioError(
-            f"{path}: cannot be read as a NumPy archive ({error}).", fix="Save it with numpy.savez(path, x=samples)."
-        ) from error
+    with ArrayArchive(path, fix="Save it with numpy.savez(path, x=samples).") as archive:
+        arrays = {key: archive[key] for key in archive if key.removesuffix("_test") in _NAMES}
+        unused = [show_path(key) for key in archive if key not in arrays]
     if "x" not in arrays:
         raise StudioError(
-            f"{path}: has no array 'x' (arrays: {', '.join(arrays) or 'none'}).", fix="Name the samples 'x'."
+            f"{path}: has no array 'x' (arrays: {', '.join([*arrays, *unused][:8]) or 'none'}).",
+            fix="Name the samples 'x'.",
         )
     whole = _dataset(path, arrays, "")
+    if unused:
+        note = f"arrays that are not used: {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
+        whole = replace(whole, notes=(*whole.notes, note))
     if "x_test" not in arrays:
         return whole.part(split, str(path))
     held_out = _dataset(path, arrays, "_test")
@@ -48,15 +53,16 @@ def read_npz(path: Path, split: Split) -> ArrayDataset:
 
 def _dataset(path: Path, arrays: dict[str, Any], suffix: str) -> ArrayDataset:
     x = arrays["x" + suffix]
-    if x.ndim < 2 or len(x) == 0 or x.dtype.kind not in "fiu":
+    if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "fiu":
         raise StudioError(
             f"{path}: x{suffix} has shape {x.shape} and type {x.dtype}.",
             fix="It must be a non-empty numeric array (n, ...).",
         )
     if x.dtype == np.uint8 and x.ndim in (3, 4):
-        samples = torch.from_numpy(np.ascontiguousarray((x if x.ndim == 4 else x[..., None]).transpose(0, 3, 1, 2)))
+        samples = torch.from_numpy(np.array((x if x.ndim == 4 else x[..., None]).transpose(0, 3, 1, 2), order="C"))
     else:
-        samples = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        with np.errstate(over="ignore"):
+            samples = torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
         if not torch.isfinite(samples).all():
             raise StudioError(f"{path}: x{suffix} holds NaN or infinite values.", fix="Remove those samples.")
     labels = None
@@ -66,6 +72,11 @@ def _dataset(path: Path, arrays: dict[str, Any], suffix: str) -> ArrayDataset:
             raise StudioError(
                 f"{path}: y{suffix} has shape {y.shape} and type {y.dtype}.",
                 fix=f"It must hold {len(x)} integers >= 0.",
+            )
+        if y.max() >= MOST_CLASSES:
+            raise StudioError(
+                f"{path}: y{suffix} holds the label {y.max():,}; labels reach from 0 to {MOST_CLASSES - 1:,}.",
+                fix="Number the classes 0, 1, 2 and so on.",
             )
         labels = torch.from_numpy(y.astype(np.int64))
     captions: tuple[str, ...] = ()

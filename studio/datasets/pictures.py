@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import struct
-import warnings
-import zlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +21,12 @@ from studio.datasets.held_out import Split
 from studio.datasets.imagefolder import read_layout
 from studio.datasets.trees import FileTree, open_tree
 from studio.errors import StudioError
+from studio.reading.files import open_regular, reason_of, unreadable
+from studio.reading.pictures import grey_values, has_unknown_range, is_transparent, opened_picture
 
 ColorMode = Literal["auto", "rgb", "grey"]
 
 _log = logging.getLogger(__name__)
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _CACHE_BYTES = 1 << 29
 _ORIENTATION = 0x0112
@@ -123,7 +122,7 @@ class PictureDataset:
                 continue
             try:
                 pixels = self._decode(self.files[actual])
-            except _BROKEN as error:
+            except StudioError as error:
                 self._report(actual, error)
                 continue
             if self._kept is not None:
@@ -132,8 +131,9 @@ class PictureDataset:
             return pixels, actual
         raise StudioError(f"{self._tree.path}: no picture can be read any more.", fix="Put the data back.")
 
-    def _report(self, row: int, error: BaseException) -> None:
-        text = f"{self._tree.path}: {self.files[row]} cannot be read ({_reason(error)})"
+    def _report(self, row: int, error: StudioError) -> None:
+        name = self.files[row]
+        text = f"{self._tree.path}: {name} cannot be read ({reason_of(error, _place(self._tree, name))})"
         if self._strict:
             raise StudioError(f"{text}.", fix="Replace or remove it, or leave --strict out.") from error
         self.damaged.add(row)
@@ -141,7 +141,7 @@ class PictureDataset:
 
     def _decode(self, name: str) -> npt.NDArray[np.uint8]:
         with self._tree.open(name) as stream:
-            return _decode(stream, self.sample_shape)
+            return _decode(stream, _place(self._tree, name), self.sample_shape)
 
 
 def read_picture(path: Path, sample_shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
@@ -150,25 +150,20 @@ def read_picture(path: Path, sample_shape: tuple[int, ...]) -> Float[Tensor, "c 
     Raises:
         StudioError: Missing or damaged.
     """
-    try:
-        with open(path, "rb") as stream:
-            pixels = _decode(stream, sample_shape)
-    except _BROKEN as error:
-        raise StudioError(f"{path}: cannot be read as a picture ({_reason(error)}).", fix="Give another.") from error
+    with open_regular(path, fix="Give another.") as stream:
+        pixels = _decode(stream, path, sample_shape)
     return torch.from_numpy(pixels).movedim(-1, 0).float().div_(255)
 
 
-def _decode(stream: IO[bytes], sample_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _decode(stream: IO[bytes], where: str | os.PathLike[str], sample_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     channels, height, width = sample_shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(stream) as opened:
-            # JPEG decodes a smaller picture quicker; twice the size leaves the filter enough to average.
-            opened.draft(None, (2 * width, 2 * height))
-            picture = _plain(ImageOps.exif_transpose(opened), channels)
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    return np.array(picture, dtype=np.uint8).reshape(height, width, channels)
+    with opened_picture(stream, where) as opened:
+        # JPEG decodes a smaller picture quicker; twice the size leaves the filter enough to average.
+        opened.draft(None, (2 * width, 2 * height))
+        picture = _plain(opened, where, channels)
+        if picture.size != (width, height):
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+        return np.array(picture, dtype=np.uint8).reshape(height, width, channels)
 
 
 def load_pictures(
@@ -200,8 +195,8 @@ def load_pictures(
         try:
             heads.append(_inspect(tree, name))
             good.append(row)
-        except _BROKEN as error:
-            broken.append(f"{name}: {_reason(error)}")
+        except StudioError as error:
+            broken.append(f"{name}: {reason_of(error, _place(tree, name))}")
     notes = list(layout.notes)
     if broken:
         what = f"{len(broken):,} unreadable picture{'s' if len(broken) > 1 else ''} (first: {broken[0]})"
@@ -239,17 +234,24 @@ class _Head:
         turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         self.size = (width, height) if turned else (height, width)
         self.grey = picture.mode in _GREY
-        self.transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+        self.transparent = is_transparent(picture)
+
+
+def _place(tree: FileTree, name: str) -> str:
+    """A file of a tree, for messages."""
+    return str(tree.path / name) if tree.path.is_dir() else f"{tree.path}: {name}"
 
 
 def _inspect(tree: FileTree, name: str) -> _Head:
-    """The header of a picture; raises one of `_BROKEN` where it is damaged or the file is cut off."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with tree.open(name) as stream:
-            with Image.open(stream) as picture:
-                head, kind = _Head(picture), picture.format
-            return head if _ends_well(tree, name, kind) else _cut_off()
+    """The header of a picture; raises StudioError where it is damaged or the file is cut off."""
+    where = _place(tree, name)
+    with tree.open(name) as stream, opened_picture(stream, where) as picture:
+        head, kind = _Head(picture), picture.format
+        if picture.mode == "F" or has_unknown_range(picture):
+            grey_values(picture, where)  # raises where values do not say what white is
+    if not _ends_well(tree, name, kind):
+        raise unreadable(where, "the file is cut off")
+    return head
 
 
 def _ends_well(tree: FileTree, name: str, kind: str | None) -> bool:
@@ -267,16 +269,14 @@ def _ends_well(tree: FileTree, name: str, kind: str | None) -> bool:
         return marker in stream.read()
 
 
-def _cut_off() -> _Head:
-    raise OSError("the file is cut off")
-
-
-def _plain(picture: Image.Image, channels: int) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        wide = np.asarray(picture, dtype=np.float64)
-        top = 1.0 if picture.mode == "F" else 65535.0
-        picture = Image.fromarray(np.clip(np.rint(wide * (255.0 / top)), 0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+def _plain(opened: Image.Image, where: str | os.PathLike[str], channels: int) -> Image.Image:
+    grey = grey_values(opened, where)
+    turned = opened.getexif().get(_ORIENTATION, 1)
+    picture = opened if grey is None else Image.fromarray(grey)
+    if turned != 1:
+        picture.getexif()[_ORIENTATION] = turned
+        picture = ImageOps.exif_transpose(picture)
+    if is_transparent(picture):
         over = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
     return picture.convert("L" if channels == 1 else "RGB")
@@ -292,9 +292,3 @@ def _common_size(path: Path, heads: Sequence[_Head], wanted: int | None) -> tupl
             f"{path}: the pictures have {len(sizes)} different sizes ({shown}).", fix="Give --image-size 64 or so."
         )
     return next(iter(sizes))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

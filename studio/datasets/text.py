@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +11,12 @@ from torch import Tensor
 
 from studio.datasets.held_out import SHARE, Split, split_rows
 from studio.errors import StudioError
+from studio.reading.files import decode_text, is_file, list_folder, read_bytes
+from studio.reading.gzip_bytes import read_gzip
+from studio.reading.limits import LARGEST_TEXT, TEXT_EXPANSION, room_for
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".gz")
 _LONGEST_LINE = 1000
-_MOST_BYTES = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +52,8 @@ class TextDataset:
 
 def only_text_in(folder: Path) -> Path | None:
     """The one file in a folder that holds nothing else but it, where that is a text."""
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return inside[0] if len(inside) == 1 and inside[0].suffix in TEXT_SUFFIXES and inside[0].is_file() else None
+    inside = [path for path in list_folder(folder) if not path.name.startswith(".")]
+    return inside[0] if len(inside) == 1 and inside[0].suffix in TEXT_SUFFIXES and is_file(inside[0]) else None
 
 
 def load_text(path: Path, split: Split, lines: bool | None = None) -> TextDataset:
@@ -92,18 +91,14 @@ def load_text(path: Path, split: Split, lines: bool | None = None) -> TextDatase
 
 
 def _read(path: Path) -> str:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                data = file.read(_MOST_BYTES)
-        else:
-            data = path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise StudioError(f"{path}: cannot be read ({error}).", fix="Get the file again.") from error
-    try:
-        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
-    except UnicodeDecodeError as error:
-        raise StudioError(f"{path}: not a text in UTF-8 (byte {error.start:,}).", fix="Save it as UTF-8.") from error
+    if path.suffix == ".gz":
+        most = min(LARGEST_TEXT, room_for(path.stat().st_size, TEXT_EXPANSION))
+        data = read_gzip(path, most, longest=", too many to be packed text")
+    else:
+        data = read_bytes(path, LARGEST_TEXT)
+    text = decode_text(data, path)
+    # As text files are read everywhere: all three kinds of line ends are one.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         raise StudioError(f"{path}: holds zero bytes, so it is no text.", fix="Give a text file.")
     if not text.strip():

@@ -6,14 +6,14 @@ import io
 import os
 import posixpath
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Protocol
 
 from studio.errors import StudioError
+from studio.reading.archives import Archive
+from studio.reading.files import open_regular
+from studio.reading.limits import LARGEST_ENTRY
 
-_LARGEST_ENTRY = 1 << 28
 _ABSOLUTE = re.compile(r"^([A-Za-z]:|/|\\)")
 
 
@@ -25,9 +25,11 @@ class FileTree(Protocol):
     """Sorted; hidden files and folders are left out."""
     folders: tuple[str, ...]
     """Sorted, empty ones included."""
+    known: frozenset[str]
+    """The same files, for looking up."""
 
     def open(self, name: str) -> IO[bytes]:
-        """A seekable stream; raises OSError where the bytes cannot be had."""
+        """A seekable stream; raises StudioError where the bytes cannot be had."""
         ...
 
 
@@ -46,9 +48,10 @@ class FolderTree:
             if prefix.count("/") > 32:
                 raise StudioError(f"{where}: is nested too deeply.", fix="Look for a link that leads in a circle.")
         self.files, self.folders = tuple(sorted(files)), tuple(sorted(folders))
+        self.known = frozenset(files)
 
     def open(self, name: str) -> IO[bytes]:
-        return open(self.path / name, "rb")
+        return open_regular(self.path / name)
 
 
 class ZipTree:
@@ -60,21 +63,9 @@ class ZipTree:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
-            raise StudioError(
-                f"{path}: cannot be read as a zip archive ({error}).", fix="Get the file again."
-            ) from error
+        self._archive = Archive(path)
         files, folders = [], set()
-        for entry in self._zip.infolist():
-            name = entry.filename.replace("\\", "/")
-            if _ABSOLUTE.match(entry.filename) or ".." in name.split("/"):
-                raise StudioError(
-                    f"{path}: its entry '{entry.filename}' leads out of the archive.", fix="Do not trust this archive."
-                )
-            if entry.flag_bits & 1:
-                raise StudioError(f"{path}: is encrypted ({entry.filename}).", fix="Give an archive without password.")
+        for name, entry in self._archive.entries():
             parts = [part for part in name.split("/") if part not in ("", ".")]
             if not parts or any(map(_is_hidden, parts)):
                 continue
@@ -84,17 +75,10 @@ class ZipTree:
                 files.append(("/".join(parts), entry))
         self._entries = dict(files)
         self.files, self.folders = tuple(sorted(self._entries)), tuple(sorted(folders))
+        self.known = frozenset(self._entries)
 
     def open(self, name: str) -> IO[bytes]:
-        entry = self._entries[name]
-        if entry.file_size > _LARGEST_ENTRY:
-            raise OSError(f"states {entry.file_size:,} bytes")
-        try:
-            # Whole, which also checks its checksum; one byte more would show an entry that lies about its size.
-            with self._zip.open(entry) as stream:
-                return io.BytesIO(stream.read(entry.file_size + 1))
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise OSError(str(error)) from error
+        return io.BytesIO(self._archive.read(self._entries[name], LARGEST_ENTRY))
 
 
 def open_tree(path: Path) -> FileTree:

@@ -17,7 +17,6 @@ import torch
 from studio.errors import StudioError
 from studio.export.gaussian_ply import is_marked, mark_comments
 from studio.export.gaussians import SH_C0, GaussianCloud
-from studio.export.ply import PlyHeader, read_ply_element, read_ply_header
 from studio.export.splat_packing import (
     check_finite,
     check_memory,
@@ -30,6 +29,7 @@ from studio.export.splat_packing import (
     unit_quaternions,
 )
 from studio.files import atomic_write
+from studio.reading.ply import PlyHeader, read_ply_element, read_ply_header
 
 MAX_COMPRESSED_DEGREE = 3
 _CHUNK = 256

@@ -10,8 +10,8 @@ import torch
 
 from studio.errors import StudioError
 from studio.export.gaussians import GaussianCloud
-from studio.export.ply import PlyElement, PlyHeader, read_ply_header, read_ply_vertices
 from studio.files import atomic_write
+from studio.reading.ply import PlyElement, PlyHeader, read_ply_header, read_ply_vertices
 
 _ROWS_AT_ONCE = 1 << 16
 _MARK = "SplatRenderMode: mip"

@@ -8,23 +8,22 @@ https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog desc
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 
 from studio.errors import StudioError
 from studio.export.gaussians import GaussianCloud
 from studio.export.splat_packing import check_memory, checked, join_largest, logits_of_bytes, read_whole
+from studio.reading.archives import Archive
+from studio.reading.files import read_bytes
+from studio.reading.json_text import parse_json
+from studio.reading.pictures import opened_picture
 
 _META = "meta.json"
 _LARGEST_META = 16 << 20
@@ -63,11 +62,8 @@ def read_sog(path: str | os.PathLike[str]) -> GaussianCloud:
         return _decode(path / _META, _Folder(path), _META)
     if read_whole(path, 2) != b"PK":
         return _decode(path, _Folder(path.parent), path.name)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _decode(path / _META, _Zip(path, archive), _META)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        raise StudioError(f"{path}: is a damaged zip archive ({error}).", fix="Fetch or export it again.") from error
+    with Archive(path) as archive:
+        return _decode(path / _META, _Zip(path, archive), _META)
 
 
 def _decode(where: Path, files: _Files, name: str) -> GaussianCloud:
@@ -146,10 +142,7 @@ class _Meta:
 
     def __init__(self, path: Path, raw: bytes) -> None:
         self.path = path
-        try:
-            fields = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise StudioError(f"{path}: is not JSON ({error}).", fix="Name the meta.json of a SOG scene.") from error
+        fields = parse_json(raw, path, fix="Name the meta.json of a SOG scene.")
         if not isinstance(fields, dict) or "means" not in fields:
             raise StudioError(f"{path}: is not of a SOG scene: it has no 'means'.", fix="Name its meta.json.")
         self._fields = fields
@@ -244,25 +237,19 @@ class _Pictures:
         # A lossless picture is hardly larger than its pixels.
         most = max(4 * needed, _ROOM)
         raw = self._files.read(name, 8 * most)
-        try:
-            with Image.open(io.BytesIO(raw), formats=("WEBP", "PNG")) as picture:
-                width, height = picture.size
-                if width * height < needed:
-                    raise StudioError(
-                        f"{place}: has {width} x {height} pixels, the scene has {needed:,} Gaussians.",
-                        fix="The file is damaged or of another scene: fetch or export it again.",
-                    )
-                if width * height > most:
-                    raise StudioError(
-                        f"{place}: has {width} x {height} pixels, far more than the scene's {needed:,} Gaussians need.",
-                        fix="The file is damaged or of another scene: fetch or export it again.",
-                    )
-                return np.asarray(picture.convert("RGBA"))
-        except StudioError:
-            raise
-        except Exception as error:
-            # Decoders raise many types on damaged pictures.
-            raise StudioError(f"{place}: is no picture that can be read ({error}).", fix="Fetch it again.") from error
+        with opened_picture(raw, place, formats=("WEBP", "PNG"), fix="Fetch it again.") as picture:
+            width, height = picture.size
+            if width * height < needed:
+                raise StudioError(
+                    f"{place}: has {width} x {height} pixels, the scene has {needed:,} Gaussians.",
+                    fix="The file is damaged or of another scene: fetch or export it again.",
+                )
+            if width * height > most:
+                raise StudioError(
+                    f"{place}: has {width} x {height} pixels, far more than the scene's {needed:,} Gaussians need.",
+                    fix="The file is damaged or of another scene: fetch or export it again.",
+                )
+            return np.asarray(picture.convert("RGBA"))
 
 
 class _Folder:
@@ -270,39 +257,17 @@ class _Folder:
         self._path = path
 
     def read(self, name: str, most: int) -> bytes:
-        path = self._path / name
-        try:
-            with open(path, "rb") as file:
-                raw = file.read(most + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StudioError(f"{path}: cannot be read ({reason}).", fix="Check that the scene is complete.") from error
-        return _limited(path, raw, most)
+        return read_bytes(self._path / name, most, fix="Check that the scene is complete.")
 
 
 class _Zip:
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, archive: Archive) -> None:
         self._path, self._archive = path, archive
-        for name in archive.namelist():
-            # Nothing is unpacked to disk; yet an archive that tries to leave its folder is not to be trusted.
-            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name:
-                raise StudioError(
-                    f"{path}: the entry '{name[:80]}' leads out of the archive's folder.",
-                    fix="Take the file from a source that you trust.",
-                )
 
     def read(self, name: str, most: int) -> bytes:
-        path = self._path / name
         try:
-            with self._archive.open(name) as file:
-                return _limited(path, file.read(most + 1), most)
+            return self._archive.read(name, most)
         except KeyError:
-            raise StudioError(f"{path}: is not in the archive.", fix="Name a .sog file, or a whole scene.") from None
-
-
-def _limited(path: Path, raw: bytes, most: int) -> bytes:
-    if len(raw) > most:
-        raise StudioError(
-            f"{path}: has more than {most:,} bytes, far more than the scene needs.", fix="Fetch it again."
-        )
-    return raw
+            raise StudioError(
+                f"{self._path / name}: is not in the archive.", fix="Name a .sog file, or a whole scene."
+            ) from None

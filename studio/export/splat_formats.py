@@ -12,12 +12,12 @@ from studio.export.compressed_ply import is_compressed_ply, read_compressed_ply,
 from studio.export.gaussian_glb import write_gaussian_glb
 from studio.export.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from studio.export.gaussians import GaussianCloud
-from studio.export.ply import read_ply_header
 from studio.export.sog import read_sog
 from studio.export.splat_file import read_splat, write_splat
 from studio.export.splat_packing import checked, read_whole
 from studio.export.splat_page import write_splat_page
 from studio.export.spz import read_spz, write_spz
+from studio.reading.ply import read_ply_header
 
 SPLAT_FORMATS = {
     "ply": "Gaussian splats in Inria's PLY layout, for every splat viewer and editor; lossless",

@@ -13,6 +13,7 @@ from torch import Tensor
 from studio.devices.host_memory import format_bytes, host_memory
 from studio.errors import StudioError
 from studio.export.gaussians import GaussianCloud
+from studio.reading.files import open_regular, read_bytes
 
 _ALWAYS_FINE = 64 << 20
 """Needs below this are not compared with what is free."""
@@ -100,11 +101,10 @@ def read_whole(path: str | os.PathLike[str], most: int = -1) -> bytes:
     Raises:
         StudioError: It cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            return file.read(most)
-    except OSError as error:
-        raise StudioError(f"{path}: cannot be read ({error.strerror or error}).", fix="Check the path.") from error
+    if most < 0:
+        return read_bytes(path)
+    with open_regular(path) as file:
+        return file.read(most)
 
 
 def check_memory(path: str | os.PathLike[str], count: int, sh_degree: int) -> None:

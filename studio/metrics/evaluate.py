@@ -18,6 +18,7 @@ from studio.metrics.photo_metric import PhotoMetric
 from studio.metrics.protocol import Protocol
 from studio.metrics.psnr import psnr
 from studio.metrics.ssim import Padding, ssim
+from studio.reading.json_text import parse_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +99,7 @@ class EvaluationReport:
             StudioError: Not such a report; names the field.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text, "evaluation report")
             scores = tuple(
                 PhotoScore(
                     name=str(photo["name"]),
@@ -111,8 +112,6 @@ class EvaluationReport:
                 for photo in data["photos"]
             )
             return cls(scores=scores, protocol=Protocol.from_dict(data["protocol"]))
-        except json.JSONDecodeError as error:
-            raise StudioError(f"evaluation report: line {error.lineno} is not JSON ({error.msg}).") from error
         except KeyError as error:
             raise StudioError(
                 f"evaluation report: the field {error} is missing.", fix="Run the evaluation again."

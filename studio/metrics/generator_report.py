@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import StudioError
+from studio.reading.json_text import parse_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,12 +119,7 @@ def show_figure(name: str, value: float) -> str:
 
 def figures_from_json(text: str, source: str) -> GeneratorReport:
     """Read the report in an ``eval.json``."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StudioError(
-            f"{source}: line {error.lineno} is not JSON ({error.msg}).", fix="Run `studio eval`."
-        ) from error
+    data = parse_json(text, source, fix="Run `studio eval`.")
     if not isinstance(data, dict) or "figures" not in data:
         raise StudioError(f"{source}: is not a report on a generator.", fix="Run `studio eval` on a generator's run.")
     return GeneratorReport.from_dict(data, source)

@@ -12,6 +12,7 @@ from studio.errors import StudioError
 from studio.readers.detect import detect_reader
 from studio.readers.holdout import hold_out
 from studio.readers.registry import Reader, ReaderFamily, ReadOptions, get_reader, reader_names, register_reader
+from studio.reading.files import is_file, is_folder
 from studio.scene import Frame, PointCloud, Scene, normalize_scene
 from studio.scene.normalize import NormalizeMethod
 
@@ -60,9 +61,9 @@ def load_scene(
         StudioError: Bad input; one line that names the file, the field and the fix.
     """
     root, file = Path(path).expanduser(), None
-    if root.suffix.lower() == ".json" and root.is_file():
+    if root.suffix.lower() == ".json" and is_file(root):
         root, file, format = root.parent, root.name, format or "transforms"
-    if not root.is_dir():
+    if not is_folder(root):
         raise StudioError(
             f"{root}: {'is a file, not a folder' if root.exists() else 'there is no such folder'}.",
             fix="Name the folder that holds the photos and their poses.",

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from studio.errors import StudioError
-from studio.readers.json_files import load_json_object
 from studio.readers.photo_files import PhotoFinder
 from studio.readers.registry import ReadOptions
 from studio.readers.splits import absent_note, merge_splits, refuse_absent_test_photos
 from studio.readers.transforms_file import TransformsFile, read_transforms_file
+from studio.reading.files import is_file
+from studio.reading.json_text import read_json_object
 from studio.scene import Frame, Scene, Split
 
 _HALF_SIDE = 1.5
@@ -32,10 +33,10 @@ class BlenderReader:
 
     def detect(self, root: Path) -> str | None:
         path = root / _SPLIT_FILES["train"]
-        if not path.is_file():
+        if not is_file(path):
             return f"no {path.name}"
         try:
-            document = load_json_object(path)
+            document = read_json_object(path)
         except StudioError:
             return None  # reading will say what is wrong with it
         if any(key in document for key in ("fl_x", "camera_model", "w")):
@@ -66,7 +67,7 @@ def read_split_files(
     for split, default in _SPLIT_FILES.items():
         chosen = options.test_file if split == "test" else None
         path = root / (chosen or default)
-        if not path.is_file():
+        if not is_file(path):
             if split == "train" or chosen:
                 raise StudioError(f"{path}: there is no such file.", fix=_others(root))
             if split == "test":

@@ -13,6 +13,7 @@ from studio.cameras import CameraModel, Cameras
 from studio.cameras.poses import quaternion_to_matrix
 from studio.errors import StudioError
 from studio.readers.colmap_model import (
+    KINDS_BY_NAME,
     ColmapCamera,
     ColmapImage,
     ColmapPoints,
@@ -33,6 +34,8 @@ from studio.readers.photo_files import (
 from studio.readers.pose_checks import rigid_pose
 from studio.readers.registry import ReadOptions
 from studio.readers.splits import absent_note
+from studio.reading.files import is_folder, list_folder
+from studio.reading.limits import LARGEST_LENGTH, LARGEST_SIDE
 from studio.scene import Frame, PointCloud, Scene
 from studio.scene.decode import photo_size
 
@@ -128,7 +131,7 @@ def read_model_points(folder: Path) -> PointCloud | None:
     if path is None:
         return None
     points: ColmapPoints = read_points(path)
-    finite = np.isfinite(points.xyz).all(axis=1)
+    finite = (np.abs(points.xyz) <= LARGEST_LENGTH).all(axis=1)
     if not finite.any():
         return None
     return PointCloud(
@@ -143,11 +146,11 @@ def _is_complete(folder: Path) -> bool:
 def _candidates(root: Path) -> list[Path]:
     """Folders that may hold a model, best place first."""
     found: list[Path] = []
-    subfolders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    subfolders = [p for p in list_folder(root) if is_folder(p)] if is_folder(root) else []
     for place in [*(root / name for name in _PLACES), *subfolders]:
-        if place.is_dir():
+        if is_folder(place):
             numbered = sorted(
-                (p for p in place.iterdir() if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name)
+                (p for p in list_folder(place) if p.name.isdecimal() and is_folder(p)), key=lambda p: int(p.name)
             )
             found += [p for p in [*numbered, place] if p not in found]
     return found
@@ -169,7 +172,7 @@ def _choose_model(root: Path, wanted: str | None) -> tuple[Path, list[str]]:
             fix="Name its folder with --colmap-model.",
         )
     siblings = [
-        p for p in complete if p.parent == complete[0].parent and p.name.isdigit() == complete[0].name.isdigit()
+        p for p in complete if p.parent == complete[0].parent and p.name.isdecimal() == complete[0].name.isdecimal()
     ]
     counts = [count_images(p) for p in siblings]
     best = siblings[counts.index(max(counts))]
@@ -196,13 +199,23 @@ def lens_camera(camera: ColmapCamera, source: Path) -> Cameras:
         )
     if not all(np.isfinite(camera.params)):
         raise StudioError(f"{place}: has a parameter that is NaN or infinite.", fix="Calibrate the camera again.")
+    if max(map(abs, camera.params), default=0.0) > LARGEST_LENGTH:
+        raise StudioError(f"{place}: has a parameter beyond all measure.", fix="Calibrate the camera again.")
+    kind = KINDS_BY_NAME[camera.model]
+    if len(camera.params) != kind.parameters:
+        raise StudioError(
+            f"{place}: has {len(camera.params)} parameters instead of {kind.parameters}.", fix="Correct it."
+        )
     model, fx, fy, cx, cy, distortion = _LENSES[camera.model](*camera.params)
     if fx <= 0 or fy <= 0:
         raise StudioError(
             f"{place}: the focal length {min(fx, fy):g} must be above zero.", fix="Calibrate the camera again."
         )
-    if camera.width < 1 or camera.height < 1:
-        raise StudioError(f"{place}: the size {camera.width}x{camera.height} must be at least 1x1.", fix="Correct it.")
+    if not 1 <= camera.width <= LARGEST_SIDE or not 1 <= camera.height <= LARGEST_SIDE:
+        raise StudioError(
+            f"{place}: the size {camera.width}x{camera.height} must be 1 to {LARGEST_SIDE:,} pixels a side.",
+            fix="Correct it.",
+        )
     if model == "opencv" and not any(distortion):
         model = "pinhole"
     identity = torch.eye(4, dtype=torch.float64)
@@ -222,7 +235,7 @@ def lens_camera(camera: ColmapCamera, source: Path) -> Cameras:
 def _pose(image: ColmapImage, place: str) -> torch.Tensor:
     """camera_to_world of an image."""
     length = float(np.linalg.norm(image.quaternion))
-    if not abs(length - 1) < 1e-2:
+    if not abs(length - 1) < 1e-2:  # also where it is no number
         raise StudioError(
             f"{place}: its quaternion has length {length:g}, so it is not a rotation.", fix="Export the model again."
         )
@@ -244,7 +257,7 @@ def _photos_folder(root: Path, wanted: str | None, first: str) -> Path:
 
 def _masks_folder(root: Path, wanted: str | None) -> Path | None:
     folder = root / (wanted or "masks")
-    if folder.is_dir():
+    if is_folder(folder):
         return folder
     if wanted is not None:
         raise StudioError(f"{folder}: there is no such folder of masks.", fix="Name it relative to the scene folder.")

@@ -7,6 +7,7 @@ skipped.
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.errors import StudioError
+from studio.reading.files import is_file, open_regular, read_bytes, show_path
 
 
 class ModelKind(NamedTuple):
@@ -46,7 +48,7 @@ MODEL_KINDS: dict[int, ModelKind] = {
 }
 """By the identifier in binary files."""
 
-_BY_NAME = {kind.name: kind for kind in MODEL_KINDS.values()}
+KINDS_BY_NAME = {kind.name: kind for kind in MODEL_KINDS.values()}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ColmapPoints:
 
 def model_file(folder: Path, stem: str) -> Path | None:
     """``stem.bin`` or ``stem.txt`` in the folder, binary first (COLMAP's own preference), or None."""
-    return next((p for p in (folder / f"{stem}.bin", folder / f"{stem}.txt") if p.is_file()), None)
+    return next((p for p in (folder / f"{stem}.bin", folder / f"{stem}.txt") if is_file(p)), None)
 
 
 def count_images(folder: Path) -> int:
@@ -95,7 +97,7 @@ def count_images(folder: Path) -> int:
     if path is None:
         return 0
     if path.suffix == ".bin":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(8)
         return struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     return len(_image_lines(path))
@@ -108,7 +110,11 @@ def read_cameras(path: Path) -> dict[int, ColmapCamera]:
         StudioError: Truncated or malformed; names the byte or line.
     """
     cameras = _read_cameras_bin(path) if path.suffix == ".bin" else _read_cameras_txt(path)
-    return {camera.id: camera for camera in cameras}
+    by_id = {camera.id: camera for camera in cameras}
+    if len(by_id) < len(cameras):
+        twice = _first_twice([camera.id for camera in cameras])
+        raise StudioError(f"{path}: there are two cameras {twice}.", fix="Export the model again.")
+    return by_id
 
 
 def read_images(path: Path) -> list[ColmapImage]:
@@ -118,6 +124,8 @@ def read_images(path: Path) -> list[ColmapImage]:
         StudioError: As `read_cameras`.
     """
     images = _read_images_bin(path) if path.suffix == ".bin" else _read_images_txt(path)
+    if (twice := _first_twice([image.name for image in images])) is not None:
+        raise StudioError(f"{path}: there are two images named {show_path(str(twice))}.", fix="Export the model again.")
     return sorted(images, key=lambda image: image.name)
 
 
@@ -129,7 +137,19 @@ def read_points(path: Path) -> ColmapPoints:
     """
     rows = _read_points_bin(path) if path.suffix == ".bin" else _read_points_txt(path)
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    colors = table[:, 3:6]
+    if not ((colors >= 0) & (colors <= 255)).all():
+        raise StudioError(f"{path}: a point has a colour outside of 0 to 255.", fix="Export the model again.")
     return ColmapPoints(table[:, :3].copy(), table[:, 3:6].astype(np.uint8), table[:, 6].copy())
+
+
+def _first_twice(values: Sequence[Hashable]) -> Hashable | None:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 class _Bytes:
@@ -137,7 +157,7 @@ class _Bytes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.data = path.read_bytes()
+        self.data = read_bytes(path)
         self.at = 0
 
     def take(self, layout: struct.Struct) -> tuple[int | float, ...]:
@@ -214,15 +234,15 @@ def _read_points_bin(path: Path) -> list[tuple[float, ...]]:
 
 def _text_lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines without comments. Empty ones are kept: a photo without observations has one."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise StudioError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    return [(n, line) for n, line in enumerate(lines, 1) if not line.startswith("#")]
+    # Names of photos are the bytes of their files' names; and a name may hold what splitlines() splits at.
+    lines = read_bytes(path).decode("utf-8-sig", errors="surrogateescape").split("\n")
+    return [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if not line.startswith("#")]
 
 
 def _malformed(path: Path, number: int, line: str, expected: str) -> StudioError:
-    return StudioError(f"{path}: line {number} is not '{expected}': {line.strip()[:80]}", fix="Correct that line.")
+    return StudioError(
+        f"{path}: line {number} is not '{expected}': {show_path(line.strip()[:80])}", fix="Correct that line."
+    )
 
 
 def _read_cameras_txt(path: Path) -> list[ColmapCamera]:
@@ -236,7 +256,7 @@ def _read_cameras_txt(path: Path) -> list[ColmapCamera]:
             params = tuple(float(word) for word in words[4:])
         except (ValueError, IndexError) as error:
             raise _malformed(path, number, line, "CAMERA_ID MODEL WIDTH HEIGHT PARAMS") from error
-        kind = _BY_NAME.get(model)
+        kind = KINDS_BY_NAME.get(model)
         if kind is not None and len(params) != kind.parameters:
             raise StudioError(
                 f"{path}: line {number}: {model} has {kind.parameters} parameters, got {len(params)}.",

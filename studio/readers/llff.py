@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from studio.readers.colmap_model import model_file, read_cameras
 from studio.readers.photo_files import camera_for_photo, frame_name, images_folder, list_photos, pose_tensor
 from studio.readers.pose_checks import rigid_pose
 from studio.readers.registry import ReadOptions
+from studio.reading.arrays import read_npy
+from studio.reading.files import is_file
+from studio.reading.limits import LARGEST_LENGTH, LARGEST_SIDE
 from studio.scene import Frame, Scene
 from studio.scene.decode import photo_size
 
@@ -34,7 +36,7 @@ class LlffReader:
     name = "llff"
 
     def detect(self, root: Path) -> str | None:
-        return None if (root / _FILE).is_file() else f"no {_FILE}"
+        return None if is_file(root / _FILE) else f"no {_FILE}"
 
     def read(self, root: Path, options: ReadOptions) -> Scene:
         path = root / _FILE
@@ -68,22 +70,25 @@ class LlffReader:
 
 def _load(path: Path) -> npt.NDArray[np.float64]:
     """The (n, 17) table, checked for shape and values."""
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    table = read_npy(path, fix="Copy or compute it again.")
+    if table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind != "f":
         raise StudioError(
-            f"{path}: cannot be read as a NumPy array ({error}).", fix="Copy or compute it again."
-        ) from error
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind != "f":
-        shape = getattr(table, "shape", "an archive")
-        raise StudioError(f"{path}: must have 17 numbers a photo (15 of pose and size, 2 of depth), got {shape}.")
+            f"{path}: must have 17 numbers a photo (15 of pose and size, 2 of depth), got {table.shape}.",
+            fix="Compute the poses again.",
+        )
     if len(table) == 0:
         raise StudioError(f"{path}: lists no photos.", fix="Compute the poses again.")
-    table = table.astype(np.float64)
+    with np.errstate(over="ignore"):
+        table = table.astype(np.float64)
     bad = ~np.isfinite(table).all(axis=1)
     if bad.any():
         raise StudioError(
             f"{path}: row {int(np.argmax(bad))} has NaN or infinite numbers.", fix="Compute the poses again."
+        )
+    far = (np.abs(table) > LARGEST_LENGTH).any(axis=1)
+    if far.any():
+        raise StudioError(
+            f"{path}: row {int(np.argmax(far))} has numbers beyond all measure.", fix="Compute the poses again."
         )
     return table
 
@@ -94,10 +99,10 @@ def _frame(
     stated = row[:15].reshape(3, 5)
     height, width, focal = stated[:, 4]
     near, far = float(row[15]), float(row[16])
-    if focal <= 0 or width < 1 or height < 1:
+    if focal <= 0 or not 1 <= width <= LARGEST_SIDE or not 1 <= height <= LARGEST_SIDE:
         raise StudioError(
             f"{path}: row {index} states height {height:g}, width {width:g} and focal length {focal:g}; "
-            "all must be above zero.",
+            f"all must be above zero, and sizes at most {LARGEST_SIDE:,}.",
             fix="Correct the last column of the 3x5 matrix.",
         )
     if not 0 < near < far:
@@ -142,7 +147,7 @@ def _lens_beside(model: Path | None, stated: tuple[int, int], focal: float) -> t
     if path is None:
         return None, []
     cameras = list(read_cameras(path).values())
-    if len(cameras) != 1 or cameras[0].model not in _DISTORTED:
+    if focal <= 0 or len(cameras) != 1 or cameras[0].model not in _DISTORTED:
         return None, []
     lens = lens_camera(cameras[0], path)
     if lens.distortion is None or lens.size != stated or abs(float(lens.fx) / focal - 1) > _SAME_FOCAL:

@@ -13,6 +13,7 @@ import torch
 
 from studio.cameras import Cameras
 from studio.errors import StudioError
+from studio.reading.files import is_file, is_folder, list_folder
 from studio.scene.decode import PHOTO_SUFFIXES
 
 _NUMBERED = re.compile(r"^images_(\d+)$")
@@ -26,15 +27,15 @@ def images_folder(root: Path, wanted: str | None) -> Path:
     """
     if wanted is not None:
         folder = root / wanted
-        if not folder.is_dir():
-            others = sorted(p.name for p in root.iterdir() if p.is_dir())
+        if not is_folder(folder):
+            others = [p.name for p in list_folder(root) if is_folder(p)]
             raise StudioError(
                 f"{folder}: there is no such folder of photos.", fix=f"Folders there: {', '.join(others) or 'none'}."
             )
         return folder
-    if (root / "images").is_dir():
+    if is_folder(root / "images"):
         return root / "images"
-    numbered = [(int(m.group(1)), p) for p in root.iterdir() if (m := _NUMBERED.match(p.name)) and p.is_dir()]
+    numbered = [(int(m.group(1)), p) for p in list_folder(root) if (m := _NUMBERED.match(p.name)) and is_folder(p)]
     if not numbered:
         raise StudioError(
             f"{root}: there is no folder 'images' or 'images_N' with the photos.",
@@ -81,7 +82,7 @@ class PhotoFinder:
             is_photos = head == "images" or _NUMBERED.match(head) is not None
             if self._wanted is not None:
                 other = self._wanted if head != self._wanted else None
-            elif is_photos and not (self.root / head).is_dir():
+            elif is_photos and not is_folder(self.root / head):
                 try:
                     other = images_folder(self.root, None).name
                 except StudioError:
@@ -92,22 +93,24 @@ class PhotoFinder:
 
 def existing_photo(path: Path, *, other_endings: bool = False) -> Path | None:
     """`path` if it is a file, else the same with a photo's ending appended (or, if asked, put in place of its own)."""
-    if path.is_file():
+    if is_file(path):
         return path
+    if not path.name:
+        return None
     if path.suffix.lower() not in PHOTO_SUFFIXES:
         candidates = [path.with_name(path.name + suffix) for suffix in _endings()]
     elif other_endings:
         candidates = [path.with_suffix(suffix) for suffix in _endings()]
     else:
         return None
-    return next((c for c in candidates if c.is_file()), None)
+    return next((c for c in candidates if is_file(c)), None)
 
 
 def find_mask(folder: Path, name: str) -> Path | None:
     """The mask of a photo in a folder of masks: ``photo.jpg.png`` (COLMAP's custom), ``photo.png`` or ``photo.jpg``."""
     direct = folder / name
     candidates = [direct.with_name(direct.name + ".png"), direct.with_suffix(".png"), direct]
-    return next((c for c in candidates if c.is_file()), None)
+    return next((c for c in candidates if is_file(c)), None)
 
 
 def frame_name(path: Path, root: Path) -> str:
@@ -120,7 +123,7 @@ def frame_name(path: Path, root: Path) -> str:
 
 def list_photos(folder: Path) -> list[Path]:
     """All photos directly in a folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+    return [p for p in list_folder(folder) if p.suffix.lower() in PHOTO_SUFFIXES and is_file(p)]
 
 
 def camera_for_photo(camera: Cameras, size: tuple[int, int], photo: Path, source: str) -> Cameras:

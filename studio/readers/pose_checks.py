@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.errors import StudioError
+from studio.reading.limits import LARGEST_LENGTH
 
 _TOLERANCE = 1e-2
 """Largest entry of ``R^T R - I`` that passes as rounding (poses written with two or three digits)."""
@@ -32,13 +33,15 @@ def rigid_pose(
     """
     try:
         pose = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise StudioError(f"{place} must be 4 rows of 4 numbers.", fix=_FIX) from error
     if pose.shape not in ((4, 4), (3, 4)):
         raise StudioError(f"{place} must be 4 rows of 4 numbers, got shape {pose.shape}.", fix=_FIX)
     if not np.isfinite(pose).all():
         row, column = np.argwhere(~np.isfinite(pose))[0]
         raise StudioError(f"{place} has {pose[row, column]} in row {row}, column {column}.", fix=_FIX)
+    if np.abs(pose).max() > LARGEST_LENGTH:
+        raise StudioError(f"{place} has {np.abs(pose).max():g}, beyond all measure.", fix=_FIX)
     if pose.shape == (4, 4) and np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise StudioError(f"{place} must end in the row 0 0 0 1, got {_row(pose[3])}.", fix=_FIX)
     rotation = pose[:3, :3]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studio.errors import StudioError
-from studio.readers.json_files import load_json_object
 from studio.readers.photo_files import PhotoFinder
+from studio.reading.json_text import read_json_object
 from studio.scene import Frame
 
 _PRIORITY = {"test": 0, "val": 1, "train": 2}
@@ -64,7 +64,7 @@ def _complete_sibling(path: Path, finder: PhotoFinder) -> Path | None:
         if other == path:
             continue
         try:
-            frames = load_json_object(other).get("frames")
+            frames = read_json_object(other).get("frames")
         except StudioError:
             continue
         names = [f.get("file_path") for f in frames if isinstance(f, dict)] if isinstance(frames, list) else []

@@ -13,12 +13,13 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.readers.blender import READER as BLENDER
 from studio.readers.blender import read_split_files
-from studio.readers.json_files import Fields
 from studio.readers.photo_files import PhotoFinder
 from studio.readers.point_files import read_ply
 from studio.readers.registry import ReadOptions
 from studio.readers.splits import absent_note, merge_splits
 from studio.readers.transforms_file import TransformsFile, read_transforms_file
+from studio.reading.fields import Fields
+from studio.reading.files import is_file
 from studio.scene import Frame, PointCloud, Scene, Split
 
 _FILE = "transforms.json"
@@ -42,15 +43,15 @@ class TransformsReader:
     name = "transforms"
 
     def detect(self, root: Path) -> str | None:
-        if (root / _FILE).is_file():
+        if is_file(root / _FILE):
             return None
-        if not (root / _SPLIT_FILE).is_file():
+        if not is_file(root / _SPLIT_FILE):
             return f"no {_FILE}"
         # Split files with nothing but camera_angle_x are Blender's; that reader says so.
         return f"{_SPLIT_FILE} has no intrinsics but camera_angle_x" if BLENDER.detect(root) is None else None
 
     def read(self, root: Path, options: ReadOptions) -> Scene:
-        if options.file is None and not (root / _FILE).is_file():
+        if options.file is None and not is_file(root / _FILE):
             frames, files, notes = read_split_files(root, options)
             document = files["train"].fields
         else:
@@ -128,7 +129,7 @@ def _points(document: Fields, root: Path) -> tuple[PointCloud | None, list[str]]
     if "ply_file_path" not in document:
         return None, []
     path = root / document.text("ply_file_path").replace("\\", "/")
-    if not path.is_file():
+    if not is_file(path):
         return None, [f"{path.name} (ply_file_path) is absent: no points"]
     return read_ply(path), []
 

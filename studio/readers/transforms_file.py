@@ -18,9 +18,12 @@ import numpy.typing as npt
 from studio.cameras import CameraModel, Cameras
 from studio.cameras.poses import flip_opengl
 from studio.errors import StudioError
-from studio.readers.json_files import Fields, load_json_object
 from studio.readers.photo_files import PhotoFinder, camera_for_photo, frame_name, pose_tensor
 from studio.readers.pose_checks import rigid_pose
+from studio.reading.fields import Fields
+from studio.reading.files import is_file
+from studio.reading.json_text import read_json_object
+from studio.reading.limits import LARGEST_LENGTH, LARGEST_SIDE
 from studio.scene import Frame, Split
 from studio.scene.decode import photo_size
 
@@ -70,7 +73,7 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
     Raises:
         StudioError: Broken JSON, a field that is missing or wrong, a photo or mask that cannot be read.
     """
-    document = Fields(load_json_object(path), path)
+    document = Fields(read_json_object(path), path)
     if "frames" not in document:
         raise StudioError(f"{path}: has no field 'frames'.", fix="It must list the photos and their poses.")
     frames: dict[str, Frame] = {}
@@ -78,7 +81,9 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
     missing: list[str] = []
     for i, values in enumerate(document.items("frames")):
         if not isinstance(values, dict):
-            raise StudioError(f"{path}: frames[{i}] must be an object with file_path and transform_matrix.")
+            raise StudioError(
+                f"{path}: frames[{i}] must be an object with file_path and transform_matrix.", fix="Correct the frame."
+            )
         fields = Fields(values, path, f"frames[{i}]")
         name = fields.text("file_path")
         if "transform_matrix" not in fields:
@@ -114,7 +119,7 @@ def _mask(fields: Fields, root: Path) -> Path | None:
     if "mask_path" not in fields:
         return None
     mask = root / fields.text("mask_path").replace("\\", "/")
-    if not mask.is_file():
+    if not is_file(mask):
         raise StudioError(f"{fields.place('mask_path')}: there is no {mask}.", fix="Add the mask or remove the field.")
     return mask
 
@@ -132,18 +137,13 @@ class _Stated:
 
     def number(self, key: str, default: float) -> float:
         level = self.level(key)
-        return default if level is None else level.number(key)
+        return default if level is None else level.length(key)
 
     def size(self, key: str, default: int) -> int:
         level = self.level(key)
         if level is None:
             return default
-        value = level.positive(key, "a size in pixels")
-        if value != int(value):
-            raise StudioError(
-                f"{level.place(key)} is {value:g}, but a size is a whole number.", fix="Correct the field."
-            )
-        return int(value)
+        return level.whole(key, 1, LARGEST_SIDE)
 
 
 def _camera(stated: _Stated, photo: tuple[int, int], pose: npt.NDArray[np.float64], resized: bool) -> Cameras:
@@ -195,7 +195,10 @@ def _focal_along(level: Fields, key: str, angle_key: str, extent: int, model: Ca
             f"{level.place(angle_key)} ({angle:g} radians) does not define the focal length of this camera.",
             fix=f"Give {key} in pixels instead.",
         )
-    return extent / 2 / math.tan(angle / 2)
+    focal = extent / 2 / math.tan(angle / 2)
+    if not 0 < focal <= LARGEST_LENGTH:
+        raise StudioError(f"{level.place(angle_key)} is {angle:g} radians, too narrow to be a view.", fix="Correct it.")
+    return focal
 
 
 def _lens(stated: _Stated) -> tuple[CameraModel, Sequence[float] | None]:
@@ -223,7 +226,7 @@ def _coefficient(stated: _Stated, key: str) -> float:
     if level is None:
         return 0.0
     if key in level:
-        return level.number(key)
+        return level.length(key)
     if key not in _COEFFICIENT_LIST:
         return 0.0
     listed: list[Any] = level.items("distortion_params")

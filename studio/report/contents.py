@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from studio import __version__
@@ -19,6 +17,8 @@ from studio.errors import StudioError
 from studio.export.colormaps import colormap
 from studio.metrics import PhotoScore
 from studio.plugin.base import Generator
+from studio.reading.json_text import read_json_object
+from studio.reading.pictures import opened_picture
 from studio.registry import find_plugin, load_config_class
 from studio.report.curves import panels_of, show_number
 from studio.report.document import Document, Picture, Row
@@ -198,9 +198,9 @@ def _add_previews(document: Document, folder: RunFolder) -> None:
 
 def _load(path: Path) -> Tensor | None:
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except StudioError:
         return None
 
 
@@ -292,10 +292,9 @@ def _environment_table(folder: RunFolder, version: str) -> tuple[str, str, tuple
 def _read_json(path: Path) -> dict[str, Any]:
     """An object, or an empty one where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except StudioError:
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _cell(value: Any) -> str:

@@ -10,6 +10,9 @@ import platform
 import shutil
 import sys
 import time
+import types
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,15 @@ import yaml
 from studio import __version__
 from studio.errors import StudioError
 from studio.files import atomic_write
+from studio.reading.files import is_file, read_bytes
+from studio.reading.json_text import parse_json
+from studio.reading.limits import LARGEST_LENGTH, LARGEST_ROWS
+from studio.reading.yaml_text import read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 _log = logging.getLogger(__name__)
+_RETRAIN = "Train the run again."
 
 
 @dataclass(frozen=True)
@@ -138,15 +146,11 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         """Raises StudioError naming the file and the field when the configuration is damaged."""
-        try:
-            data = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-            data["data"] = DataSettings(**data["data"])
-            return RunConfig(**data)
-        except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-            problem = " ".join(str(error).split())
-            raise StudioError(
-                f"{self.config_file}: not a readable run configuration ({problem}).", fix="Train the run again."
-            ) from error
+        data = read_yaml(self.config_file, fix=_RETRAIN)
+        where = f"{self.config_file}"
+        fields = checked_fields(RunConfig, data, where, fix=_RETRAIN)
+        settings = checked_fields(DataSettings, fields["data"], f"{where}: data", fix=_RETRAIN)
+        return RunConfig(**{**fields, "data": DataSettings(**settings)})
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
     def checkpoint_path(self, step: int) -> Path:
@@ -175,21 +179,91 @@ class RunFolder:
 
     # ---- metrics -------------------------------------------------------------------------------------------------
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Rows of ``metrics.jsonl``; a last line cut off by a kill is dropped."""
+        """Rows of ``metrics.jsonl`` up to the first that is none: a last line cut off by a kill is dropped."""
         rows = []
-        if self.metrics_file.is_file():
-            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    break
+        for row in self._metrics_lines():
+            if row is None:
+                break
+            rows.append(row)
         return rows
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the rows from `step` on: a resumed run writes them again."""
-        rows = [row for row in self.read_metrics() if row["step"] < step]
+        """Drop the rows from `step` on: a resumed run writes them again.
+
+        Raises:
+            StudioError: A line before the last is no row, so that rewriting would lose what follows it.
+        """
+        lines = list(self._metrics_lines())
+        bad = next((i for i, row in enumerate(lines) if row is None or "step" not in row), len(lines))
+        if bad < len(lines) - 1:
+            raise StudioError(
+                f"{self.metrics_file}: line {bad + 1} is no row with a step.",
+                fix="Remove that line, or the file; the rows behind it would be lost.",
+            )
+        rows = [row for row in lines[:bad] if row is not None and row["step"] < step]
         with atomic_write(self.metrics_file, "w") as handle:
             handle.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _metrics_lines(self) -> Iterator[dict[str, Any] | None]:
+        """The rows, with None for a line that is none."""
+        if not is_file(self.metrics_file):
+            return
+        # As bytes: a line that is not UTF-8 must not take the others with it.
+        for line in read_bytes(self.metrics_file, LARGEST_ROWS).split(b"\n"):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line, self.metrics_file)
+            except StudioError:
+                yield None
+                continue
+            step = row.get("step", 0) if isinstance(row, dict) else None
+            yield row if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def checked_fields(cls: type[Any], data: Any, where: str, *, fix: str) -> dict[str, Any]:
+    """The fields of a dataclass from plain data: no unknown ones, none missing, all of the annotated types.
+
+    Raises:
+        StudioError: Names `where` and the field.
+    """
+    if not isinstance(data, dict):
+        raise StudioError(f"{where}: must be a mapping of fields, not {_type_name(data)}.", fix=fix)
+    known = {known.name: known for known in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in data.items():
+        if name not in known:
+            raise StudioError(f"{where}: has the unknown field {str(name)[:80]!r}.", fix=fix)
+        if not _is_of(value, hints[name]):
+            raise StudioError(f"{where}: the field '{name}' is {_type_name(value)}.", fix=fix)
+    for name, field_ in known.items():
+        required = field_.default is dataclasses.MISSING and field_.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise StudioError(f"{where}: the field '{name}' is missing.", fix=fix)
+    return dict(data)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if dataclasses.is_dataclass(kind) or kind is dict:
+            if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+                return True
+        elif kind is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_LENGTH:
+                return True
+        elif kind is int:
+            if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+                return True
+        elif isinstance(value, kind):
+            return True
+    return False
+
+
+def _type_name(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "a text", type(None): "empty", bool: "yes or no"}
+    return names.get(type(value), f"the number {value!s:.40}")
 
 
 def _environment() -> dict[str, Any]:

@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from studio.errors import StudioError
+from studio.reading.files import open_regular
+
 if sys.platform == "win32":
     fcntl: Any = None
 else:
@@ -30,10 +33,10 @@ def is_running(path: Path) -> bool:
     if fcntl is None:
         return path.is_file() and time.time() - path.stat().st_mtime < _LATELY
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, StudioError):
         return False
     return False

@@ -14,7 +14,7 @@ from gaussian_clouds import ball_cloud, nearest, same_turn
 from studio.errors import StudioError
 from studio.export.compressed_ply import read_compressed_ply, write_compressed_ply
 from studio.export.gaussians import SH_C0, GaussianCloud
-from studio.export.ply import read_ply_element, read_ply_header
+from studio.reading.ply import read_ply_element, read_ply_header
 
 RANGES = "min_x min_y min_z max_x max_y max_z " + " ".join(
     f"{end}_scale_{axis}" for end in ("min", "max") for axis in "xyz"

@@ -13,7 +13,7 @@ import torch
 from studio.errors import StudioError
 from studio.export.gaussian_ply import gaussian_ply_properties, read_gaussian_ply, write_gaussian_ply
 from studio.export.gaussians import GaussianCloud
-from studio.export.ply import read_ply_header, read_ply_vertices
+from studio.reading.ply import read_ply_header, read_ply_vertices
 
 FIELDS = ("means", "quats", "log_scales", "logit_opacities", "sh")
 
@@ -215,7 +215,7 @@ def test_point_clouds_and_meshes_are_called_so(tmp_path: Path) -> None:
     face = ("element face 1\nproperty list uchar int ids", struct.pack("<B3i", 3, 0, 1, 1))
     with pytest.raises(StudioError, match="is a mesh"):
         read_gaussian_ply(write_ply(tmp_path / "x.ply", points, before=face))
-    with pytest.raises(StudioError, match=r"absent\.ply: cannot be read"):
+    with pytest.raises(StudioError, match=r"absent\.ply: there is no such file"):
         read_gaussian_ply(tmp_path / "absent.ply")
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import trimesh
 
-from studio.export.ply import read_ply_header, read_ply_vertices
 from studio.export.pointcloud import write_point_cloud
+from studio.reading.ply import read_ply_header, read_ply_vertices
 
 
 def test_points_and_colours_arrive(tmp_path: Path) -> None:

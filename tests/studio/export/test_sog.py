@@ -192,14 +192,14 @@ def put(meta: Any, keys: str, value: Any) -> None:
         ("means.maxs", [0, 0, 10**400], r"'means\.maxs' must be 3 finite numbers"),
         ("means.maxs", [0, 0, 1e4], "'means' is not a finite number for 2 of 5 Gaussians"),
         ("scales.codebook", CODEBOOK[:255], r"'scales\.codebook' must be 256 finite numbers"),
-        ("sh0.files", ["absent.webp"], r"absent\.webp: cannot be read"),
+        ("sh0.files", ["absent.webp"], r"absent\.webp: there is no such file"),
         ("sh0.files", [], r"'sh0\.files\.0' is missing"),
         ("sh0.files", ["../outside.webp"], r"'sh0\.files\.0' must be the plain name of a file .* '\.\./outside\.webp'"),
         ("sh0.files", ["/etc/passwd"], "must be the plain name"),
         ("sh0.files", ["a\\b.webp"], "must be the plain name"),
         ("sh0.files", [".."], "must be the plain name"),
         ("sh0.files", [7], "must be the plain name"),
-        ("sh0.files", ["meta.json"], r"meta\.json: is no picture that can be read"),
+        ("sh0.files", ["meta.json"], r"meta\.json: cannot be read as a picture"),
         ("shN.bands", 4, r"'shN\.bands' is 4; SOG knows 1 to 3"),
         ("shN.bands", 2, "picture of 192 x 2; 65 sets of degree 2 need 512 x 2"),
         ("shN.count", 200, "200 sets of degree 1 need 192 x 4"),
@@ -226,7 +226,7 @@ def test_version_1_knows_its_degree_by_the_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../evil.webp", "/etc/evil", "a/../../evil", "..\\evil", "C:evil"])
 def test_archives_that_leave_their_folder_are_refused(tmp_path: Path, name: str) -> None:
     meta, files = scene()
-    with pytest.raises(StudioError, match=r"scene\.sog: the entry '.*evil.*' leads out of the archive's folder"):
+    with pytest.raises(StudioError, match=r"scene\.sog: its entry '.*evil.*' leads out of the archive"):
         read_sog(write_zip(tmp_path / "scene.sog", meta, {**files, name: b"x"}))
     assert [path.name for path in tmp_path.iterdir()] == ["scene.sog"]
 
@@ -242,10 +242,10 @@ def test_archives_that_are_damaged(tmp_path: Path) -> None:
 
     for cut in (3, 100, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:cut])
-        fails("damaged zip archive")
+        fails("cannot be read as a zip archive")
     position = whole.index(files["sh0.webp"]) + 20
     path.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
-    fails("damaged zip archive .Bad CRC")
+    fails("is damaged .Bad CRC")
     write_zip(path, meta, {name: data for name, data in files.items() if name != "quats.webp"})
     fails(r"quats\.webp: is not in the archive")
     with zipfile.ZipFile(path, "w") as archive:
@@ -262,22 +262,22 @@ def test_bombs_are_refused_before_they_go_off(tmp_path: Path) -> None:
     path = tmp_path / "scene.sog"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("meta.json", b" " * (17 << 20))
-    with pytest.raises(StudioError, match=r"meta\.json: has more than 16,777,216 bytes"):
+    with pytest.raises(StudioError, match=r"meta\.json: (states|has) .*16,777,216"):
         read_sog(path)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"", "JSON syntax error"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"[" * 100_000, "nested deeper than"),
         (b"[1, 2]", "is not of a SOG scene"),
         (b'{"a": 1}', "is not of a SOG scene"),
         (b'{"means": 3}', r"'means\.shape\.0' is missing"),
         (b'{"version": "2", "means": {}}', "'version' is 2; versions"),
         (b'{"version": [], "means": {}}', "'version' is"),
-        (struct.pack("<I", 7), "is not JSON"),
+        (struct.pack("<I", 7), "JSON syntax error"),
     ],
 )
 def test_other_json(tmp_path: Path, text: bytes, words: str) -> None:
@@ -290,7 +290,7 @@ def test_pictures_that_are_damaged(tmp_path: Path) -> None:
     meta, files = scene()
     damage: list[Callable[[bytes], bytes]] = [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:20] + bytes(20)]
     for spoil in damage:
-        with pytest.raises(StudioError, match=r"quats\.webp: is no picture that can be read"):
+        with pytest.raises(StudioError, match=r"quats\.webp: cannot be read as a picture"):
             read_sog(write(tmp_path / "scene", meta, {**files, "quats.webp": spoil(files["quats.webp"])}))
-    with pytest.raises(StudioError, match=r"meta\.json: cannot be read"):
+    with pytest.raises(StudioError, match=r"meta\.json: (there is no|cannot)"):
         read_sog(tmp_path)

@@ -81,7 +81,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<6f8B", 0, 0, 0, 1, -1, 1, *[0] * 8))
     with pytest.raises(StudioError, match="'scale' is not valid for 1 of 1"):
         read_splat(path)
-    with pytest.raises(StudioError, match="cannot be read"):
+    with pytest.raises(StudioError, match="there is no such file"):
         read_splat(tmp_path / "absent.splat")
 
 

@@ -77,7 +77,7 @@ def test_unknown_format_and_wrong_format(transforms_scene):
         load_scene(root, format="gif")
     with pytest.raises(StudioError, match="no COLMAP model"):
         load_scene(root, format="colmap")
-    with pytest.raises(StudioError, match=r"poses_bounds\.npy: cannot be read"):
+    with pytest.raises(StudioError, match=r"poses_bounds\.npy: there is no such file"):
         load_scene(root, format="llff")
 
 
@@ -99,7 +99,7 @@ def test_unreadable_photo_is_named(transforms_scene, data, reason):
     root = transforms_scene(3)
     photo = root / "images/001.png"
     photo.write_bytes(photo.read_bytes()[:20] if data is None else data)
-    with pytest.raises(StudioError, match=rf"images/001\.png: the photo cannot be read \(.*{reason}"):
+    with pytest.raises(StudioError, match=rf"images/001\.png: cannot be read as a picture \(.*{reason}"):
         load_scene(root)
 
 

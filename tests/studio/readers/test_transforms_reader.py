@@ -260,7 +260,7 @@ def test_bad_poses_are_named(transforms_scene, pose, change, message):
         ({"fl_x": None}, r"frames\[0\]\.fl_x is missing: neither the frame nor the file states a focal length"),
         ({"fl_x": None, "camera_angle_x": 4.0}, "camera_angle_x .4 radians. does not define"),
         ({"w": -1}, "w is -1"),
-        ({"w": 16.5}, "w is 16.5, but a size is a whole number"),
+        ({"w": 16.5}, "w is 16.5; it must be a whole number"),
         ({"cx": True}, "cx must be a number, got true/false"),
         ({"k1": math.inf}, "k1 is inf"),
         ({"w": 12, "h": 16}, r"the photo is 16x12, but .*frames\[0\] states 12x16.* EXIF orientation is not applied"),
@@ -299,7 +299,7 @@ def test_syntax_error_shows_line_and_column(tmp_path):
     ):
         load(tmp_path)
     (tmp_path / "transforms.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StudioError, match="not a text file in UTF-8"):
+    with pytest.raises(StudioError, match="is text in UTF-16"):
         load(tmp_path)
     (tmp_path / "transforms.json").write_text("[1]")
     with pytest.raises(StudioError, match="the top level must be an object, got a list"):

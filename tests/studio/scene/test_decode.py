@@ -127,7 +127,7 @@ def test_truncation_at_any_byte_is_one_clear_error(tmp_path, noise, ending):
         found = _outcome(path)
         if isinstance(found, str):
             refused += 1
-            assert found.startswith(f"{path}: the photo cannot be read (")
+            assert found.startswith(f"{path}: cannot be read as a picture (")
             assert "\n" not in found
         else:
             # Metadata may follow the pixels: then the picture is whole before the file is.
@@ -136,21 +136,28 @@ def test_truncation_at_any_byte_is_one_clear_error(tmp_path, noise, ending):
 
 
 def test_missing_and_foreign_files(tmp_path):
-    with pytest.raises(StudioError, match="there is no such photo"):
+    with pytest.raises(StudioError, match="there is no such file"):
         photo_size(tmp_path / "nope.png")
     (tmp_path / "a.png").write_text("not a picture")
     for function in (photo_size, has_alpha, decode_photo, decode_mask):
-        with pytest.raises(StudioError, match=r"a\.png: the photo cannot be read \(not a picture in a known format\)"):
+        with pytest.raises(StudioError, match=r"a\.png: cannot be read as a picture \(not a picture in a known format\)"):
             function(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(StudioError, match="empty file"):
         photo_size(tmp_path / "a.png")
 
 
-def test_floating_point_pictures_are_refused(tmp_path):
-    Image.fromarray(np.zeros((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(StudioError, match="floating-point values"):
-        decode_photo(tmp_path / "a.tif")
+def test_floating_point_pictures_are_refused_beyond_one(tmp_path):
+    Image.fromarray(np.array([[0, 0.5], [1, 0.2]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert decode_photo(tmp_path / "a.tif")[..., 0].tolist() == [[0, 128], [255, 51]]
+    for value in (1.01, -0.01, np.nan, 128):
+        Image.fromarray(np.full((2, 2), value, dtype=np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(StudioError, match="floating-point values"):
+            decode_photo(tmp_path / "a.tif")
+    for value in (70000, 100):
+        Image.fromarray(np.full((2, 2), value, dtype=np.int32)).save(tmp_path / "a.tif")
+        with pytest.raises(StudioError, match="32-bit integers"):
+            decode_photo(tmp_path / "a.tif")
     Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(StudioError, match="32-bit integers"):
         decode_photo(tmp_path / "a.tif")

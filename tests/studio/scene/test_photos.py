@@ -296,7 +296,7 @@ def test_errors_of_prefetched_photos_come_when_they_are_asked_for(frames):
     store.prefetch([0, 1])
     assert store[0].size == (20, 12)
     for _ in range(2):
-        with pytest.raises(StudioError, match=r"1\.png: the photo cannot be read"):
+        with pytest.raises(StudioError, match=r"1\.png: cannot be read as a picture"):
             store[1]
     store.close()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 from studio.errors import StudioError
+from studio.reading.files import open_regular
+from studio.reading.limits import LARGEST_HEADER, MOST_PROPERTIES
 
 _SCALARS = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -17,7 +19,8 @@ _SCALARS = {
     "double": "f8", "float64": "f8",
 }  # fmt: skip
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_LONGEST_HEADER = 1 << 20
+_LONGEST_LINE = 4096
+_MOST_ROWS = 10**15
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,8 @@ def read_ply_header(path: str | os.PathLike[str]) -> PlyHeader:
         StudioError: No such file, not a PLY, or a malformed header; names the file and the line.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            return _parse_header(path, file)
-    except OSError as error:
-        raise StudioError(f"{path}: cannot be read ({error.strerror or error}).", fix="Check the path.") from error
+    with open_regular(path) as file:
+        return _parse_header(path, file)
 
 
 def read_ply_vertices(header: PlyHeader) -> np.ndarray:
@@ -100,9 +100,15 @@ def read_ply_element(header: PlyHeader, name: str) -> np.ndarray:
         raise StudioError(f"{header.path}: has no element '{name}' (elements: {names}).", fix="Is this the right file?")
     if element.has_lists:
         listed = next(p.name for p in element.properties if p.count_type is not None)
-        raise StudioError(f"{header.path}: the {name} property '{listed}' is a list; only numbers are understood.")
+        raise StudioError(
+            f"{header.path}: the {name} property '{listed}' is a list; only numbers are understood.",
+            fix="Export it again without it.",
+        )
     if len(set(element.names)) != len(element.names):
-        raise StudioError(f"{header.path}: a {name} property is declared twice ({', '.join(element.names)}).")
+        twice = next(p for i, p in enumerate(element.names) if p in element.names[:i])
+        raise StudioError(
+            f"{header.path}: the {name} property '{twice}' is declared twice.", fix="Fetch or export it again."
+        )
     if element.count and not element.properties:
         raise StudioError(f"{header.path}: the element '{name}' has no properties.", fix="Export it again.")
     before = header.elements[: header.elements.index(element)]
@@ -120,16 +126,17 @@ def read_ply_element(header: PlyHeader, name: str) -> np.ndarray:
     return np.memmap(header.path, dtype=dtype, mode="r", offset=start, shape=(element.count,))
 
 
-def _parse_header(path: Path, file: BinaryIO) -> PlyHeader:
+def _parse_header(path: Path, file: IO[bytes]) -> PlyHeader:
     if file.read(3) != b"ply" or file.readline(8).strip() != b"":
         file.seek(0)
         raise StudioError(f"{path}: is not a PLY file{_what_else(file.read(4))}.", fix="Name a .ply file.")
     order: str | None = None
-    elements: list[PlyElement] = []
+    elements: list[tuple[str, int, list[_Property]]] = []
     comments: list[str] = []
     number = 1
-    while file.tell() < _LONGEST_HEADER:
-        raw = file.readline(4096)
+    properties = 0
+    while file.tell() < LARGEST_HEADER:
+        raw = file.readline(_LONGEST_LINE)
         number += 1
         if not raw.endswith(b"\n"):
             break
@@ -137,30 +144,36 @@ def _parse_header(path: Path, file: BinaryIO) -> PlyHeader:
         match words:
             case ["end_header"]:
                 if order is None:
-                    raise StudioError(f"{path}: the PLY header names no format.")
-                return PlyHeader(path, order, tuple(elements), tuple(comments), file.tell())
+                    raise StudioError(f"{path}: the PLY header names no format.", fix="Fetch or export it again.")
+                found = tuple(PlyElement(name, count, tuple(inner)) for name, count, inner in elements)
+                return PlyHeader(path, order, found, tuple(comments), file.tell())
             case ["format", name, "1.0"] if name in _FORMATS:
                 order = _FORMATS[name]
             case ["comment" | "obj_info", *rest]:
                 comments.append(" ".join(rest))
-            case ["element", name, count] if count.isdecimal():
-                elements.append(PlyElement(name, int(count), ()))
+            case ["element", name, count] if count.isdecimal() and len(count) < 20 and int(count) < _MOST_ROWS:
+                elements.append((name, int(count), []))
             case ["property", "list", count_type, type_, name] if (
                 elements and count_type in _SCALARS and type_ in _SCALARS
             ):
-                elements[-1] = _with(elements[-1], _Property(name, type_, count_type))
+                elements[-1][2].append(_Property(name, type_, count_type))
+                properties += 1
             case ["property", type_, name] if elements and type_ in _SCALARS:
-                elements[-1] = _with(elements[-1], _Property(name, type_))
+                elements[-1][2].append(_Property(name, type_))
+                properties += 1
             case []:
                 continue
             case _:
                 line = " ".join(words)[:80]
-                raise StudioError(f"{path}: line {number} of the PLY header is not understood: '{line}'.")
+                raise StudioError(
+                    f"{path}: line {number} of the PLY header is not understood: {line!r}.",
+                    fix="Fetch or export it again.",
+                )
+        if properties > MOST_PROPERTIES:
+            raise StudioError(
+                f"{path}: the PLY header has more than {MOST_PROPERTIES:,} properties.", fix="Fetch or export it again."
+            )
     raise StudioError(f"{path}: the PLY header has no end; the file is truncated.", fix="Fetch or export it again.")
-
-
-def _with(element: PlyElement, property_: _Property) -> PlyElement:
-    return PlyElement(element.name, element.count, (*element.properties, property_))
 
 
 def _what_else(start: bytes) -> str:
@@ -180,7 +193,7 @@ def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
     size, end = 0, header.path.stat().st_size
     if start > end:
         raise _truncated(header, element, 0)
-    with open(header.path, "rb") as file:
+    with open_regular(header.path) as file:
         file.seek(start)
         for row in range(element.count):
             for p in element.properties:
@@ -209,7 +222,8 @@ def _binary_size(header: PlyHeader, element: PlyElement, start: int) -> int:
 
 def _read_ascii(header: PlyHeader, element: PlyElement, skip: int) -> np.ndarray:
     rows: list[bytes] = []
-    with open(header.path, "rb") as file:
+    shortest = 2 * len(element.properties) - 1
+    with open_regular(header.path) as file:
         file.seek(header.size)
         for line in file:
             if not line.strip():
@@ -219,6 +233,9 @@ def _read_ascii(header: PlyHeader, element: PlyElement, skip: int) -> np.ndarray
                 continue
             if len(rows) == element.count:
                 break
+            if len(line) < shortest:
+                # Told before room is made for the table, which such a file would make a thousandfold.
+                raise _not_numbers(header, element, len(rows), line)
             rows.append(line)
     if len(rows) < element.count:
         raise _truncated(header, element, len(rows))
@@ -229,12 +246,16 @@ def _read_ascii(header: PlyHeader, element: PlyElement, skip: int) -> np.ndarray
             with np.errstate(over="ignore"):
                 table[index] = tuple(map(float, line.split()))
         except (ValueError, OverflowError) as error:
-            text = line.decode("utf-8", errors="replace").strip()[:60]
-            raise StudioError(
-                f"{header.path}: {element.name} {index} has not {len(element.properties)} numbers: '{text}'.",
-                fix="Fetch or export it again.",
-            ) from error
+            raise _not_numbers(header, element, index, line) from error
     return table
+
+
+def _not_numbers(header: PlyHeader, element: PlyElement, index: int, line: bytes) -> StudioError:
+    text = line.decode("utf-8", errors="replace").strip()[:60]
+    return StudioError(
+        f"{header.path}: {element.name} {index} has not {len(element.properties)} numbers: {text!r}.",
+        fix="Fetch or export it again.",
+    )
 
 
 def _truncated(header: PlyHeader, element: PlyElement, found: int) -> StudioError:
