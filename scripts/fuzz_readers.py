@@ -63,7 +63,11 @@ def _watch(name: str, options: argparse.Namespace) -> dict[str, Any]:
         command += ["--keep", str(options.keep)]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     last: dict[str, Any] = {"reader": name, "inputs": 0, "read": 0, "refused": 0, "findings": {}}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    # Decoders in C complain on their own, thousands of times.
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment) as process,
+    ):
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -76,8 +80,10 @@ def _watch(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 process.kill()
                 last["findings"]["hang"] = {"key": "hang", "text": f"no word for {_SILENCE:g} s", "file": "?"}
         code = process.wait()
+        complaints.seek(max(complaints.seek(0, 2) - 2000, 0))
+        last_words = complaints.read().strip().rpartition("\n")[2]
     if "done" not in last and "hang" not in last["findings"]:
-        last["findings"]["died"] = {"key": "died", "text": f"exit code {code}", "file": "?"}
+        last["findings"]["died"] = {"key": "died", "text": f"exit code {code}: {last_words[:200]}", "file": "?"}
     print(f"{name}: {last['inputs']:,} inputs, {len(last['findings'])} faults", file=sys.stderr, flush=True)
     for fault in last["findings"].values():
         print(f"    {fault['key']} ({fault['file']}): {fault['text']}", file=sys.stderr, flush=True)

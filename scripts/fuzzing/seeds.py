@@ -101,7 +101,8 @@ def colmap_binary() -> Files:
     points = struct.pack("<Q", 4)
     for i in range(4):
         points += struct.pack("<Q3d3BdQ", i, i, 1, 2, 255, 128, 0, 0.5, 1) + struct.pack("<II", 1, 0)
-    cameras = struct.pack("<Q", 1) + struct.pack("<IiQQ", 1, 4, 16, 12) + struct.pack("<8d", 20, 20, 8, 6, 0.01, 0, 0, 0)
+    lens = (20, 20, 8, 6, 0.01, 0, 0, 0)
+    cameras = struct.pack("<Q", 1) + struct.pack("<IiQQ", 1, 4, 16, 12) + struct.pack("<8d", *lens)
     return {
         "sparse/0/cameras.bin": cameras,
         "sparse/0/images.bin": images,
@@ -246,7 +247,7 @@ def splats() -> Files:
     files["packed.ply"] = _written("p.ply", lambda path: write_gaussians(path, cloud, "compressed-ply"))
     for version in (2, 4):
         files[f"v{version}.spz"] = _written("a.spz", lambda path, v=version: write_spz(path, cloud, version=v))  # type: ignore[misc]
-    names = [f"f_dc_{i}" for i in range(3)] + ["opacity"] + [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
+    names = ["f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     header = ["ply", "format ascii 1.0", "element vertex 4", *(f"property float {n}" for n in ("x", "y", "z", *names))]
     row = " ".join(f"{0.1 * i:.2f}" for i in range(14))
     files["text.ply"] = "\n".join([*header, "end_header", *[row] * 4, ""]).encode()

@@ -76,6 +76,8 @@ def _header(path: Path, head: bytes) -> tuple[int, tuple[int, ...]]:
     if len(head) < 4 + 4 * head[3]:
         raise StudioError(f"{path}: ends within its header.", fix="Get the file again.")
     shape = struct.unpack_from(f">{head[3]}I", head, 4)
+    if 0 in shape:
+        raise StudioError(f"{path}: states {' x '.join(map(str, shape))} values, so none.", fix="Get the file again.")
     if math.prod(shape) > DEFLATE_EXPANSION * path.stat().st_size:
         raise StudioError(
             f"{path}: states {' x '.join(map(str, shape))} values, more than its bytes can hold.",

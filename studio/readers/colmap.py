@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +235,8 @@ def lens_camera(camera: ColmapCamera, source: Path) -> Cameras:
 
 def _pose(image: ColmapImage, place: str) -> torch.Tensor:
     """camera_to_world of an image."""
-    length = float(np.linalg.norm(image.quaternion))
+    plain = all(abs(part) <= 2 for part in image.quaternion)
+    length = float(np.linalg.norm(image.quaternion)) if plain else math.inf
     if not abs(length - 1) < 1e-2:  # also where it is no number
         raise StudioError(
             f"{place}: its quaternion has length {length:g}, so it is not a rotation.", fix="Export the model again."

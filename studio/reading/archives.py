@@ -16,6 +16,7 @@ _ABSOLUTE = re.compile(r"^([A-Za-z]:|/|\\)")
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PIECE = 1 << 20
+_LONGEST_NAME = 4096
 
 
 class Archive:
@@ -88,6 +89,8 @@ class Archive:
 
     def _check(self, entry: zipfile.ZipInfo) -> None:
         name = entry.filename
+        if not name or len(name) > _LONGEST_NAME:
+            raise unreadable(self.path, f"has an entry whose name has {len(name):,} characters")
         if _ABSOLUTE.match(name) or ".." in re.split(r"[/\\]", name):
             raise StudioError(
                 f"{self.path}: its entry '{show_path(name)}' leads out of the archive.",

@@ -110,7 +110,10 @@ def _parse_header(raw: bytes, where: str | os.PathLike[str], fix: str) -> tuple[
     descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if not isinstance(fortran, bool) or not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
         raise damaged
-    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise damaged
+    # Sizes beside a zero count, too: NumPy multiplies them all.
+    if math.prod(max(size, 1) for size in shape) >= 1 << 40:
         raise damaged
     if isinstance(descr, list):
         raise unreadable(where, "holds records, not an array of numbers", fix=fix)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from studio.errors import StudioError
+from studio.errors import StudioError, one_line
 from studio.reading.limits import LARGEST_BINARY, LARGEST_TEXT
 
 _AGAIN = "Get the file again."
@@ -33,7 +33,7 @@ def reason_of(error: StudioError, where: str | os.PathLike[str]) -> str:
 
 def show_path(path: str | os.PathLike[str]) -> str:
     """A path for a message, on one line and at most some hundred characters long."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))
+    text = one_line(os.fspath(path))
     return text if len(text) <= 400 else f"{text[:200]}...{text[-100:]}"
 
 

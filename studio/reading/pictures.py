@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ def opened_picture(
             raise unreadable(place, "cannot be read as a picture (empty file)", fix=fix)
         try:
             with decoding(place, "cannot be read as a picture", fix=fix):
-                picture = stack.enter_context(Image.open(stream, formats=formats))
+                picture = stack.enter_context(Image.open(cast(IO[bytes], _Clipped(stream, size)), formats=formats))
         except StudioError as error:
             if isinstance(error.__cause__, Image.UnidentifiedImageError):
                 raise unreadable(
@@ -114,6 +114,25 @@ def has_unknown_range(picture: Image.Image) -> bool:
 def is_transparent(picture: Image.Image) -> bool:
     """Whether the header tells of transparency."""
     return picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
+
+
+class _Clipped:
+    """A stream for Pillow, which asks for as many bytes as a chunk's header states.
+
+    Python's buffered files take room for all of them before they read the few that are there.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._size = stream, size
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(self._size - self._stream.tell(), 0)
+        return self._stream.read(left if count is None or count < 0 else min(count, left))
+
+    def readline(self, count: int | None = -1) -> bytes:
+        left = max(self._size - self._stream.tell(), 0)
+        return self._stream.readline(left if count is None or count < 0 else min(count, left))
 
 
 def _check_room(picture: Image.Image, file_size: int, place: str | os.PathLike[str], fix: str) -> None:

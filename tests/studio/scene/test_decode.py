@@ -140,7 +140,7 @@ def test_missing_and_foreign_files(tmp_path):
         photo_size(tmp_path / "nope.png")
     (tmp_path / "a.png").write_text("not a picture")
     for function in (photo_size, has_alpha, decode_photo, decode_mask):
-        with pytest.raises(StudioError, match=r"a\.png: cannot be read as a picture \(not a picture in a known format\)"):
+        with pytest.raises(StudioError, match=r"a\.png: cannot be .* picture \(not a picture in a known format\)"):
             function(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(StudioError, match="empty file"):
