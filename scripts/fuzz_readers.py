@@ -20,7 +20,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fuzzing.targets import Target
 
 _SILENCE = 120.0
 """Seconds without a word after which a process counts as hanging."""
@@ -34,25 +37,36 @@ def main() -> int:
     parser.add_argument("--only", default="", help="readers whose names hold this text")
     parser.add_argument("--keep", type=Path, default=None, help="folder for the inputs that show a fault")
     parser.add_argument("--add", type=Path, default=None, help="JSON table that the counts are added to")
+    parser.add_argument("--together", action="store_true", help="in this process: sooner started, but a hang stays one")
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     from fuzzing.targets import CHECKPOINT, TARGETS
 
     targets = {target.name: target for target in (*TARGETS, CHECKPOINT)}
     if options.child is not None:
-        from fuzzing.worker import run
-
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-            run(
-                targets[options.child], Path(folder), options.seed,
-                inputs=options.inputs, seconds=options.seconds, keep=options.keep,
-            )  # fmt: skip
+        _together([targets[options.child]], options)
         return 0
-    rows = [_watch(name, options) for name in targets if options.only in name]
+    chosen = [name for name in targets if options.only in name]
+    rows = _together([targets[name] for name in chosen], options) if options.together else None
+    rows = rows or [_watch(name, options) for name in chosen]
     print(_table(rows))
     if options.add is not None:
         _add(options.add, options.seed, rows)
     return 1 if any(row["findings"] for row in rows) else 0
+
+
+def _together(targets: list[Target], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run readers one after the other in this process."""
+    from fuzzing.worker import run
+
+    rows = []
+    for target in targets:
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+            tally = run(
+                target, Path(folder), options.seed, inputs=options.inputs, seconds=options.seconds, keep=options.keep
+            )
+        rows.append({"reader": target.name, **tally.to_dict()})
+    return rows
 
 
 def _watch(name: str, options: argparse.Namespace) -> dict[str, Any]:

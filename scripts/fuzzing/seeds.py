@@ -247,7 +247,7 @@ def splats() -> Files:
     files["packed.ply"] = _written("p.ply", lambda path: write_gaussians(path, cloud, "compressed-ply"))
     for version in (2, 4):
         files[f"v{version}.spz"] = _written("a.spz", lambda path, v=version: write_spz(path, cloud, version=v))  # type: ignore[misc]
-    names = ["f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    names = "f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()  # noqa: SIM905
     header = ["ply", "format ascii 1.0", "element vertex 4", *(f"property float {n}" for n in ("x", "y", "z", *names))]
     row = " ".join(f"{0.1 * i:.2f}" for i in range(14))
     files["text.ply"] = "\n".join([*header, "end_header", *[row] * 4, ""]).encode()

@@ -201,7 +201,8 @@ def load_pictures(
     if broken:
         what = f"{len(broken):,} unreadable picture{'s' if len(broken) > 1 else ''} (first: {broken[0]})"
         if strict or not good:
-            raise StudioError(f"{path}: {what}.", fix="Replace or remove them, or leave --strict out.")
+            out = ", or leave --strict out" if strict and good else ""
+            raise StudioError(f"{path}: {what}.", fix=f"Replace or remove them{out}.")
         notes.append(f"skipped {what}")
     size = _common_size(path, heads, image_size)
     grey = sum(head.grey for head in heads)
