@@ -48,8 +48,8 @@ def ignored_notes(files: Sequence[str]) -> list[str]:
     unread = {suffix: n for suffix, n in sorted(suffixes.items()) if suffix in _UNREAD_PICTURES}
     if unread:
         total, shown = sum(unread.values()), ", ".join(f"{n:,} {suffix}" for suffix, n in unread.items())
-        what = "picture of a format" if total == 1 else "pictures of formats"
-        notes.append(f"{total:,} {what} that is not read left out ({shown}): convert them to PNG or JPEG")
+        what = "picture of a format that is" if total == 1 else "pictures of formats that are"
+        notes.append(f"{total:,} {what} not read left out ({shown}): convert to PNG or JPEG")
     for name in files:
         base = posixpath.basename(name)
         if base.lower() in _OTHER_METADATA or (base.lower() in METADATA and base not in METADATA):

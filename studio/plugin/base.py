@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from studio.cameras import Cameras
-from studio.plugin.config import PluginConfig
+from studio.errors import StudioError
+from studio.plugin.config import PluginConfig, known_fields
 from studio.scene import PhotoStore, Scene
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 _PARTS = 64
 
 Metrics = Mapping[str, "float | Tensor"]
+
+
+_MOST_PHOTOS = 1 << 24
+_MOST_NUMBERS = 1 << 30
+"""Of one sample."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,14 @@ class SceneInfo:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SceneInfo:
-        bounds, background = data.get("bounds"), data.get("background")
-        return cls(
-            num_train=int(data["num_train"]),
-            camera_extent=float(data["camera_extent"]),
-            bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
-            has_alpha=bool(data["has_alpha"]),
-            background=None if background is None else tuple(background),
-            points_extent=None if data.get("points_extent") is None else float(data["points_extent"]),
-        )
+    def from_dict(cls, data: Mapping[str, Any], source: str = "info") -> SceneInfo:
+        """Inverse of `to_dict`; raises StudioError that names `source` and the field."""
+        info = known_fields(cls, data, source, required=("num_train", "camera_extent", "has_alpha"))
+        if not 1 <= info.num_train <= _MOST_PHOTOS:
+            raise StudioError(
+                f"{source}: num_train: {info.num_train:,} is no number of photos.", fix="Train the run again."
+            )
+        return info
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,14 @@ class DataInfo:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> DataInfo:
-        return cls(
-            tuple(data["sample_shape"]),
-            data.get("num_classes"),
-            tuple(data.get("class_names", ())),
-            bool(data.get("has_captions", False)),
-        )
+    def from_dict(cls, data: Mapping[str, Any], source: str = "info") -> DataInfo:
+        """Inverse of `to_dict`; raises StudioError that names `source` and the field."""
+        info = known_fields(cls, data, source, required=("sample_shape",))
+        if not all(size >= 1 for size in info.sample_shape) or math.prod(info.sample_shape) > _MOST_NUMBERS:
+            raise StudioError(
+                f"{source}: sample_shape: {info.sample_shape} is no shape of samples.", fix="Train the run again."
+            )
+        return info
 
 
 @dataclass

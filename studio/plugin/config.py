@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from studio.errors import StudioError
 
 C = TypeVar("C", bound="PluginConfig")
+D = TypeVar("D")
+_RETRAIN = "Train the run again."
 
 
 @dataclass
@@ -60,6 +63,32 @@ class PluginConfig:
             StudioError: An unknown field or a value of the wrong type, named with `source`.
         """
         return _from_plain(cls, data, source)
+
+
+def known_fields(cls: type[D], data: Mapping[str, Any], source: str, *, required: Sequence[str] = ()) -> D:
+    """A dataclass of plain facts about a run; fields that a newer version added are ignored.
+
+    Raises:
+        StudioError: A required field is missing, a value is of the wrong type, or a number is not finite; names
+            `source` and the field.
+    """
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in data]:
+        raise StudioError(f"{source}: the field '{missing[0]}' is missing.", fix=_RETRAIN)
+    try:
+        found: D = _from_plain(cls, {name: value for name, value in data.items() if name in names}, source)
+    except StudioError as error:
+        raise StudioError(error.message, fix=error.fix or _RETRAIN) from error
+    for name in names:
+        if not _all_finite(value := getattr(found, name)):
+            raise StudioError(f"{source}: {name}: {value!r} is not finite.", fix=_RETRAIN)
+    return found
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def config_problems(cls: type[PluginConfig]) -> list[str]:

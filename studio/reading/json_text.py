@@ -110,7 +110,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(data: Any) -> None:
-    level, depth = [data], 0
+    level, depth = [data], 1
     while level := [v for item in level if isinstance(item, (dict, list)) for v in _inner(item)]:
         depth += 1
         if depth > DEEPEST:

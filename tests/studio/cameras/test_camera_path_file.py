@@ -151,22 +151,31 @@ def without(*keys: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ('{"fps": 4,\n "seconds": }', r"line 2, column 13: Expecting value: '\"seconds\": }'"),
+        ('{"fps": 4,\n "seconds": }', r"line 2, column 13 \(Expecting value\): \"seconds\": }"),
         ("", "line 1, column 1"),
-        ("[1]", "must be a JSON object"),
+        ("[1]", "the top level must be an object, got a list"),
         (without("render_width"), "the field render_width is missing"),
         (viewer_file() | {"render_height": 0}, "render_height must be a whole number"),
-        (viewer_file() | {"render_height": "tall"}, "render_height must be a finite number, got \"tall\""),
-        (viewer_file() | {"camera_type": "vr180"}, "camera_type 'vr180' is not supported"),
+        (viewer_file() | {"render_height": "tall"}, "render_height must be a number, got a string"),
+        (viewer_file() | {"camera_type": "vr180"}, "camera_type \"vr180\" is not supported"),
         (without("camera_path"), "camera_path must be a list"),
         (viewer_file() | {"camera_path": []}, "camera_path must be a list of at least one"),
         (viewer_file() | {"fps": -4}, "fps must be above zero"),
         (viewer_file() | {"camera_path": [7]}, r"camera_path\[0\] must be an object"),
-        (entry(fov=180), r"camera_path\[2\]: fov must lie between 0 and 180 degrees, got 180"),
-        (entry(fov=None), r"camera_path\[2\]: fov must be a finite number, got null"),
+        (entry(fov=180), r"camera_path\[2\]: fov must lie between 0.0001 and 180 degrees, got 180"),
+        (entry(fov=None), r"camera_path\[2\]: fov must be a number, got nothing"),
         (entry(camera_to_world=[1.0] * 12), r"camera_path\[2\]: camera_to_world must have 16 numbers"),
-        (entry(camera_to_world=[math.nan] * 16), r"camera_path\[2\]: camera_to_world\[0\] must be a finite number"),
+        (entry(camera_to_world=[math.nan] * 16), r"camera_path\[2\]: camera_to_world\[0\] is nan"),
         (entry(camera_to_world=[2.0] * 12 + [0, 0, 0, 1]), r"frame 'camera_path\[2\]': camera_to_world is not a rot"),
+        ('{"camera_path":' + "[" * 100_000, "nested deeper than"),
+        ('{"fps": 1, "fps": 2}', "has the name 'fps' twice"),
+        (entry(fov=10**400), r"camera_path\[2\]: fov is inf"),
+        (entry(fov=1e-320), r"camera_path\[2\]: fov must lie between"),
+        (entry(fl_x=1e300), r"camera_path\[2\]: fl_x is 1e\+300, beyond all measure"),
+        (viewer_file() | {"render_width": 2**40}, "render_width must be a whole number of pixels from 1 to 1,048,576"),
+        (viewer_file() | {"render_width": 10**6, "render_height": 10**6}, "are 1,000,000,000,000 pixels; at most"),
+        (viewer_file() | {"seconds": 1e-320}, "(fps and )?seconds make inf frames a second"),
+        (viewer_file() | {"camera_type": ["perspective"]}, "camera_type a list is not supported"),
         (entry(fl_x=-3.0), r"frame 'camera_path\[2\]': fx must be a positive number"),
     ],
 )  # fmt: skip
@@ -179,5 +188,5 @@ def test_errors_name_file_and_field(tmp_path, data, words) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(StudioError, match=r"nothing\.json: no such camera path"):
+    with pytest.raises(StudioError, match=r"nothing\.json: there is no such file"):
         read_camera_path(tmp_path / "nothing.json")

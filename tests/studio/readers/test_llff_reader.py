@@ -126,3 +126,14 @@ def test_no_photos(llff_scene):
         path.unlink()
     with pytest.raises(StudioError, match="images_4: there are no photos"):
         load_scene(root)
+
+
+def test_numbers_that_no_camera_can_have(llff_scene):
+    root = llff_scene()
+    table = np.load(root / "poses_bounds.npy")
+    for row, column, value in ((0, 14, 0.0), (0, 4, 1e9), (1, 3, 1e300), (0, 9, 0.0)):
+        spoiled = table.copy()
+        spoiled[row, column] = value
+        np.save(root / "poses_bounds.npy", spoiled)
+        with pytest.raises(StudioError, match=rf"poses_bounds\.npy: row {row} "):
+            load_scene(root)
