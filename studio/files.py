@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from studio.errors import StudioError
+from studio.reading.files import is_folder
 
 
 class DiskFullError(StudioError):
@@ -34,13 +35,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StudioError: The disk is full (names the path and the free space), or the folder cannot be written.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:
+        raise StudioError(f"{path}: is no name that a file can have ({error}).", fix="Choose another name.") from error
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(target, error) from error
-    if target.is_dir():
+    if is_folder(target):
         raise StudioError(f"{path}: cannot write this file, a folder has this name.", fix="Choose another name.")
     try:
         yield temporary

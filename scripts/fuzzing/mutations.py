@@ -88,8 +88,8 @@ def damage_bytes(data: bytes, rng: random.Random) -> bytes:
             value = rng.choice(_WIDE) & ((1 << 8 * struct.calcsize(layout)) - 1)
             out[at : at + struct.calcsize(layout)] = struct.pack(layout, value)
         elif kind == 3:
-            value = rng.choice((float("nan"), float("inf"), 1e308, -1.0, 0.0, 1e-320, 3.5e38))
-            out[at : at + 8] = struct.pack("<d", value)
+            number = rng.choice((float("nan"), float("inf"), 1e308, -1.0, 0.0, 1e-320, 3.5e38))
+            out[at : at + 8] = struct.pack("<d", number)
         elif kind == 4:
             del out[at : at + rng.choice((1, 2, 8, 64, 1024))]
         elif kind == 5:

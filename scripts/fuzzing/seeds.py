@@ -62,7 +62,9 @@ def _poses(count: int = 3) -> list[list[list[float]]]:
 
 
 def transforms() -> Files:
-    frames = [{"file_path": f"images/{i}.png", "transform_matrix": pose} for i, pose in enumerate(_poses())]
+    frames: list[dict[str, Any]] = [
+        {"file_path": f"images/{i}.png", "transform_matrix": pose} for i, pose in enumerate(_poses())
+    ]
     document = {
         "camera_model": "OPENCV", "fl_x": 20.0, "fl_y": 20.5, "cx": 8, "cy": 6, "w": 16, "h": 12, "k1": 0.01, "p1": 0.0,
         "aabb_scale": 4, "scale": 0.33, "offset": [0.5, 0.5, 0.5], "ply_file_path": "points.ply", "frames": frames,
@@ -165,7 +167,7 @@ def run() -> Files:
 
 def arrays() -> Files:
     x, y = _RNG.normal(size=(20, 3)).astype(np.float32), np.arange(20) % 3
-    members = {
+    members: dict[str, Any] = {
         "x": x, "y": y, "x_test": x[:5], "y_test": y[:5],
         "captions": np.array([f"caption {i}" for i in range(20)]), "captions_test": np.array(["a"] * 5),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from studio.catalog.records import RunRecord, find_runs, read_run
 from studio.errors import StudioError
+from studio.reading.files import is_file, is_folder
 from studio.training.run import CONFIG
 
 
@@ -59,9 +60,9 @@ def plan_removal(paths: Sequence[str | os.PathLike[str]]) -> Removal:
         if path.is_symlink():
             raise StudioError(f"{path}: is a link.", fix=f"Name the folder itself: {os.path.realpath(path)}")
         path = Path(os.path.realpath(path))
-        if not path.is_dir():
+        if not is_folder(path):
             raise StudioError(f"{given}: there is no such folder.", fix="`studio runs` lists the runs.")
-        if not (path / CONFIG).is_file():
+        if not is_file(path / CONFIG):
             inside = len(find_runs(path))
             raise StudioError(
                 f"{given}: is no run folder" + (f", but holds {inside} of them." if inside else f" (no {CONFIG})."),

@@ -13,6 +13,7 @@ from studio.cli.arguments import parse, wants_help
 from studio.cli.console import out, print_json
 from studio.cli.train_arguments import DataOptions, ReaderOptions
 from studio.errors import StudioError
+from studio.reading.files import is_file, is_folder
 
 _COMMANDS = {
     "info": "PATH [OPTIONS]",
@@ -75,13 +76,13 @@ def _is_dataset(text: str) -> bool:
     path = Path(text).expanduser()
     if is_generated(text):
         return True
-    if path.is_dir():
+    if is_folder(path):
         try:
             detect_reader(path)
         except StudioError:
             return holds_samples(path)
         return False
-    return path.is_file() and path.suffix != ".json"
+    return is_file(path) and path.suffix != ".json"
 
 
 def _describe_dataset(request: Info) -> int:

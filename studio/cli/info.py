@@ -12,6 +12,7 @@ import tyro
 from studio.cli.arguments import PositiveInt, parse
 from studio.cli.console import out, print_json
 from studio.errors import StudioError
+from studio.reading.files import is_file
 from studio.registry import PluginEntry, find_plugin, load_config_class, load_plugin_class
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def main(argv: Sequence[str], started: float) -> int:
 def _run_folder(text: str) -> Path | None:
     path = Path(text).expanduser()
     looks_like_path = "/" in text or "\\" in text or text.startswith((".", "~"))
-    return path if looks_like_path or (path / "config.yaml").is_file() else None
+    return path if looks_like_path or is_file(path / "config.yaml") else None
 
 
 def _build(entry: PluginEntry, request: Info) -> Plugin:

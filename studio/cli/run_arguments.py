@@ -12,6 +12,7 @@ import tyro
 
 from studio.cli.arguments import arguments_of, parse, wants_help
 from studio.errors import StudioError
+from studio.reading.files import is_folder
 from studio.registry import find_plugin, load_plugin_class
 from studio.training.run import RunFolder
 
@@ -95,7 +96,7 @@ def require(folder: RunFolder, config: RunConfig, capability: str) -> None:
 def find_run(command: type[Any], argv: Sequence[str], positionals: int) -> RunFolder | None:
     """The first argument that may be a positional one and is a run (the plugin's flags are not known yet), or None."""
     for place in arguments_of(command).positions(argv, positionals):
-        if Path(argv[place]).expanduser().is_dir():
+        if is_folder(Path(argv[place]).expanduser()):
             try:
                 return RunFolder.open(Path(argv[place]))
             except StudioError:

@@ -14,6 +14,7 @@ import tyro
 from studio.cli.arguments import NonNegativeInt, parse
 from studio.cli.console import err, out
 from studio.cli.train_arguments import ReaderOptions
+from studio.reading.files import is_file, is_folder
 
 
 @dataclass
@@ -85,7 +86,7 @@ def announce(url: str, port: int, wanted: int) -> None:
 def _runs_root(path: Path) -> Path | None:
     """The folder whose runs are offered beside the one that is shown: OUTPUT of OUTPUT/<data>/<plugin>/<time>/."""
     path = path.expanduser()
-    if (path / "config.yaml").is_file():
+    if is_file(path / "config.yaml"):
         parents = path.absolute().parents
         return parents[2] if len(parents) > 2 else None
-    return path if path.is_dir() and any(path.glob("**/config.yaml")) else None
+    return path if is_folder(path) and any(path.glob("**/config.yaml")) else None

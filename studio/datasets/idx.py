@@ -14,7 +14,7 @@ import torch
 from studio.datasets.arrays import ArrayDataset
 from studio.datasets.held_out import Split
 from studio.errors import StudioError
-from studio.reading.files import is_file, list_folder, open_regular
+from studio.reading.files import is_file, is_folder, list_folder, open_regular
 from studio.reading.gzip_bytes import gzip_pieces
 from studio.reading.limits import DEFLATE_EXPANSION
 
@@ -95,14 +95,14 @@ def load_idx(path: Path, split: Split) -> ArrayDataset:
     Raises:
         StudioError: No pictures there, damaged files, or labels that do not fit.
     """
-    files = find_idx_files(path) if path.is_dir() else [path]
+    files = find_idx_files(path) if is_folder(path) else [path]
     pictures = [file for file in files if "label" not in file.name]
     if not pictures:
         raise StudioError(f"{path}: holds no idx file of pictures.", fix="MNIST's is train-images-idx3-ubyte.gz.")
     trained = [file for file in pictures if "train" in file.name]
     tested = [file for file in pictures if "t10k" in file.name or "test" in file.name]
-    name = path.name if path.is_dir() else path.name.split(".")[0]
-    if path.is_dir() and trained and tested:
+    name = path.name if is_folder(path) else path.name.split(".")[0]
+    if is_folder(path) and trained and tested:
         return _pair(trained[0] if split == "train" else tested[0], name)
     if len(pictures) > 1:
         raise StudioError(

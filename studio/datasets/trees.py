@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from studio.errors import StudioError
 from studio.reading.archives import Archive
-from studio.reading.files import open_regular
+from studio.reading.files import is_folder, open_regular
 from studio.reading.limits import LARGEST_ENTRY
 
 _ABSOLUTE = re.compile(r"^([A-Za-z]:|/|\\)")
@@ -83,7 +83,7 @@ class ZipTree:
 
 def open_tree(path: Path) -> FileTree:
     """The tree of a folder or of a .zip file."""
-    return FolderTree(path) if path.is_dir() else ZipTree(path)
+    return FolderTree(path) if is_folder(path) else ZipTree(path)
 
 
 def inside(folder: str, relative: str) -> str | None:

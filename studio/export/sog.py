@@ -21,7 +21,7 @@ from studio.errors import StudioError
 from studio.export.gaussians import GaussianCloud
 from studio.export.splat_packing import check_memory, checked, join_largest, logits_of_bytes, read_whole
 from studio.reading.archives import Archive
-from studio.reading.files import read_bytes
+from studio.reading.files import is_folder, read_bytes
 from studio.reading.json_text import parse_json
 from studio.reading.pictures import opened_picture
 
@@ -58,7 +58,7 @@ def read_sog(path: str | os.PathLike[str]) -> GaussianCloud:
             picture that is missing, damaged or too small, or file names that lead out of the folder.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _decode(path / _META, _Folder(path), _META)
     if read_whole(path, 2) != b"PK":
         return _decode(path, _Folder(path.parent), path.name)

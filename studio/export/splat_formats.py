@@ -17,6 +17,7 @@ from studio.export.splat_file import read_splat, write_splat
 from studio.export.splat_packing import checked, read_whole
 from studio.export.splat_page import write_splat_page
 from studio.export.spz import read_spz, write_spz
+from studio.reading.files import is_file, is_folder
 from studio.reading.ply import read_ply_header
 
 SPLAT_FORMATS = {
@@ -66,7 +67,7 @@ def read_gaussians(path: str | os.PathLike[str]) -> GaussianCloud:
         StudioError: Unreadable, of no known format, truncated or damaged; names the file and the field.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return read_sog(path)
     start = read_whole(path, 16)
     if start.startswith(b"ply"):
@@ -126,4 +127,4 @@ def splat_format_of(path: str | os.PathLike[str]) -> str | None:
 def is_splat_path(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a file, or a folder of SOG, rather than a run."""
     path = Path(path).expanduser()
-    return path.is_file() or (path / "meta.json").is_file()
+    return is_file(path) or is_file(path / "meta.json")

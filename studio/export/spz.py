@@ -38,6 +38,7 @@ from studio.export.splat_packing import (
     unit_quaternions,
 )
 from studio.files import atomic_write
+from studio.reading.limits import DEFLATE_EXPANSION, HEADER_ROOM
 
 SpzVersion = Literal[2, 3, 4]
 
@@ -53,10 +54,6 @@ _RIGHT_UP_BACK = 4
 _AXES = (
     "", "LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF", "LFD", "RFD", "LFU", "RFU", "LBD", "RBD", "LBU", "RBU",
 )  # fmt: skip
-_MOST_FROM_DEFLATE = 1032
-"""Bytes that one byte of a deflate stream can stand for at most."""
-_MOST_FROM_ZSTD = 1024
-"""Bytes that one byte of a file of version 4 may stand for: far more than any scene reaches."""
 _LONGEST_EXTENSION = 1 << 20
 _COLOR_SCALE = 0.15
 """Base colours are stored as 0.5 + 0.15 times the constant coefficient."""
@@ -82,12 +79,12 @@ class _Header:
         parts = (9, 1, 3, 3, 3 if self.version == 2 else 4, 3 * ((self.degree + 1) ** 2 - 1))
         return [self.count * part for part in parts]
 
-    def check(self, file_size: int, ratio: int) -> None:
+    def check(self, file_size: int) -> None:
         if self.degree > 4:
             raise _damaged(self.path, "shDegree", f"is {self.degree}; SPZ knows 0 to 4")
         if self.fraction > _MOST_FRACTION:
             raise _damaged(self.path, "fractionalBits", f"is {self.fraction}; positions have 24 bits")
-        if sum(self.sizes) > ratio * file_size:
+        if sum(self.sizes) > DEFLATE_EXPANSION * file_size:  # no scene is packed tighter by Zstandard either
             raise _damaged(
                 self.path,
                 "numPoints",
@@ -189,7 +186,7 @@ def _read_gzip(path: str, raw: bytes) -> tuple[_Header, list[bytes]]:
         if version not in (2, 3):
             raise _other_version(path, version)
         header = _Header(path, version, count, degree, fraction, flags)
-        header.check(len(raw), _MOST_FROM_DEFLATE)
+        header.check(len(raw))
         needed = sum(header.sizes)
         body = inflate.decompress(inflate.unconsumed_tail, needed) if needed else b""
         if len(body) < needed:
@@ -216,7 +213,7 @@ def _read_zstd(path: str, raw: bytes) -> tuple[_Header, list[bytes], int]:
     if version != 4:
         raise _other_version(path, version)
     header = _Header(path, version, count, degree, fraction, flags)
-    header.check(len(raw), _MOST_FROM_ZSTD)
+    header.check(len(raw))
     sizes = header.sizes
     if stream_count not in ((5, 6) if degree == 0 else (6,)):
         raise _damaged(path, "numStreams", f"is {stream_count}; degree {degree} has {5 if degree == 0 else 6}")
@@ -233,7 +230,7 @@ def _read_zstd(path: str, raw: bytes) -> tuple[_Header, list[bytes], int]:
         frame = raw[offset : offset + packed_size]
         offset += packed_size
         try:
-            with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+            with zstandard.ZstdDecompressor(max_window_size=HEADER_ROOM).stream_reader(frame) as reader:
                 # One more than there should be, so that too long a stream shows.
                 stream = reader.read(size + 1)
         except zstandard.ZstdError as error:

@@ -65,7 +65,7 @@ def load_scene(
         root, file, format = root.parent, root.name, format or "transforms"
     if not is_folder(root):
         raise StudioError(
-            f"{root}: {'is a file, not a folder' if root.exists() else 'there is no such folder'}.",
+            f"{root}: {'is a file, not a folder' if is_file(root) else 'there is no such folder'}.",
             fix="Name the folder that holds the photos and their poses.",
         )
     # Path(".").name is empty; the resolved folder has the name that people know it by.

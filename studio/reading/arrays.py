@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zipfile import ZipInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,14 @@ class ArrayArchive(Mapping[str, "npt.NDArray[Any]"]):
     def __init__(self, path: str | os.PathLike[str], *, fix: str = _FIX) -> None:
         self._path, self._fix = path, fix
         self._archive = Archive(path)
-        self._entries = {
-            name.removesuffix(".npy"): entry for name, entry in self._archive.entries() if not entry.is_dir()
-        }
+        self._entries: dict[str, ZipInfo] = {}
+        for name, entry in self._archive.entries():
+            key = name.removesuffix(".npy")
+            if key in self._entries:
+                self._archive.close()
+                raise unreadable(path, f"has two arrays named '{key[:80]}'", fix=fix)
+            if not entry.is_dir():
+                self._entries[key] = entry
 
     def __enter__(self) -> ArrayArchive:
         return self

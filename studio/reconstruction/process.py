@@ -14,6 +14,7 @@ from studio import __version__
 from studio.devices.threads import plan_threads
 from studio.errors import StudioError
 from studio.files import sync_folder
+from studio.reading.files import is_file, is_folder
 from studio.reconstruction.colmap import LensModel, Model, Quality, Workplace, require_pycolmap
 from studio.reconstruction.pairs import Matching, choose_matching, photo_pairs
 from studio.reconstruction.photos import (
@@ -94,7 +95,7 @@ def process(
         given = work / "given"
         given.mkdir(parents=True)
         total: int | None = None
-        if source.is_dir():
+        if is_folder(source):
             files = find_photos(source)
         else:
             files, total = _frames_of(source, given, options.frames, watch)
@@ -108,7 +109,7 @@ def process(
 def _check(source: Path, output: Path, options: ProcessOptions) -> None:
     if not source.exists():
         raise StudioError(f"{source}: there is no such file or folder.", fix="Name a folder of photos, or a video.")
-    if source.is_file() and source.suffix.lower() not in VIDEO_SUFFIXES:
+    if is_file(source) and source.suffix.lower() not in VIDEO_SUFFIXES:
         raise StudioError(
             f"{source}: is neither a folder of photos nor a video ({', '.join(VIDEO_SUFFIXES)}).",
             fix="Put several photos into a folder, and name that.",
@@ -120,13 +121,13 @@ def _check(source: Path, output: Path, options: ProcessOptions) -> None:
     target, given = output.resolve(), source.resolve()
     if target == given or target in given.parents:
         raise StudioError(f"{output}: holds the photos themselves.", fix="Give another folder with --output.")
-    if output.is_file():
+    if is_file(output):
         raise StudioError(f"{output}: is a file, not a folder.", fix="Give a folder with --output.")
-    if not output.is_dir() or not any(output.iterdir()):
+    if not is_folder(output) or not any(output.iterdir()):
         return
     if not options.overwrite:
         raise StudioError(f"{output}: is there already.", fix="Give another folder, or --overwrite to replace it.")
-    if not (output / FILE).is_file():
+    if not is_file(output / FILE):
         raise StudioError(
             f"{output}: was not made by this command (it has no {FILE}), so it is not replaced.",
             fix="Give another folder with --output, or delete it yourself.",

@@ -16,6 +16,7 @@ from studio.devices import select
 from studio.errors import StudioError
 from studio.metrics import EvaluationReport, Lpips, PhotoMetric, PhotoScore, Protocol, score_photo
 from studio.plugin.base import DataInfo, Field, Generator, Plugin, SceneInfo
+from studio.reading.files import is_file
 from studio.registry import find_plugin, load_config_class, load_plugin_class
 from studio.scene import Frame, Photo, PhotoStore, Scene
 from studio.scene.record import load_saved_scene
@@ -77,7 +78,7 @@ class LoadedRun:
             StudioError: The split is empty, or photos are no longer where they were.
         """
         frames = _frames_of(self.scene, split)
-        missing = [frame for frame in frames if not frame.image_path.is_file()]
+        missing = [frame for frame in frames if not is_file(frame.image_path)]
         if missing:
             raise StudioError(
                 f"{self.scene.root}: {len(missing)} of the {len(frames)} photos of split '{split}' are no longer there "

@@ -22,7 +22,7 @@ import yaml
 from studio import __version__
 from studio.errors import StudioError
 from studio.files import atomic_write
-from studio.reading.files import is_file, read_bytes
+from studio.reading.files import is_file, is_folder, read_bytes
 from studio.reading.json_text import parse_json
 from studio.reading.limits import LARGEST_LENGTH, LARGEST_ROWS
 from studio.reading.yaml_text import read_yaml
@@ -111,11 +111,11 @@ class RunFolder:
             StudioError: There is no run there.
         """
         path = path.expanduser()
-        if (path / CONFIG).is_file():
+        if is_file(path / CONFIG):
             return cls(path)
-        if path.is_file():
+        if is_file(path):
             raise StudioError(f"{path}: a file, not a run folder.", fix="Give the folder that holds config.yaml.")
-        runs = sorted(path.glob(f"**/{CONFIG}"), key=lambda p: p.stat().st_mtime) if path.is_dir() else []
+        runs = sorted(path.glob(f"**/{CONFIG}"), key=lambda p: p.stat().st_mtime) if is_folder(path) else []
         if not runs:
             raise StudioError(
                 f"{path}: there is no run here (no {CONFIG}).", fix="Train one with: studio train PLUGIN DATA"

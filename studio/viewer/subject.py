@@ -19,6 +19,7 @@ from studio.export.gaussians import GaussianCloud
 from studio.export.splat_formats import HasGaussians, is_splat_path, read_gaussians
 from studio.plugin.abilities import FromGaussians
 from studio.plugin.base import Field
+from studio.reading.files import is_file, is_folder
 from studio.registry import find_plugin, list_plugins, load_plugin_class
 from studio.scene import PhotoStore, PointCloud, Scene
 from studio.scene.normalize import focus_point
@@ -237,7 +238,7 @@ def open_subject(path: Path, *, device: str = "auto", reader: dict[str, Any] | N
     from studio.training.run import RunFolder
 
     path = path.expanduser()
-    if not path.exists():
+    if not is_file(path) and not is_folder(path):
         raise StudioError(f"{path}: does not exist.", fix="Give a run's folder, a splat file, or a folder of photos.")
     if is_splat_path(path) and path.suffix != ".json":
         return subject_of_file(path, device=device)
