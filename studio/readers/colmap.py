@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +235,7 @@ def lens_camera(camera: ColmapCamera, source: Path) -> Cameras:
 def _pose(image: ColmapImage, place: str) -> torch.Tensor:
     """camera_to_world of an image."""
     plain = all(abs(part) <= 2 for part in image.quaternion)
-    length = float(np.linalg.norm(image.quaternion)) if plain else math.inf
+    length = float(np.linalg.norm(image.quaternion) if plain else np.abs(image.quaternion).max())
     if not abs(length - 1) < 1e-2:  # also where it is no number
         raise StudioError(
             f"{place}: its quaternion has length {length:g}, so it is not a rotation.", fix="Export the model again."
