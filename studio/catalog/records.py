@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.training.labels import ENDED, read_labels
 from studio.reading.files import is_folder
 from studio.reading.json_text import read_json_object
+from studio.training.labels import ENDED, read_labels
 from studio.training.run import CHECKPOINTS, CONFIG, RunConfig, RunFolder
 from studio.training.running import is_running
 

@@ -27,7 +27,7 @@ def read_yaml(path: str | os.PathLike[str], *, fix: str = "Correct the file.") -
         return yaml.load(text, _PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise unreadable(path, f"{error.problem or 'not YAML'}{line}", fix=fix) from error
+        raise unreadable(path, f"is not a readable document: {error.problem or 'no YAML'}{line}", fix=fix) from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise unreadable(path, f"cannot be read as YAML ({reason})", fix=fix) from error

@@ -78,7 +78,7 @@ def test_folders_that_are_no_runs(root: Path, tmp_path: Path) -> None:
     runs = find_runs(root)
     assert len(runs) == 4
     damaged = next(run for run in runs if run.status == "damaged")
-    assert "not a readable run configuration" in damaged.problem
+    assert "config.yaml: is not a readable document" in damaged.problem
     with pytest.raises(StudioError, match="there is no such folder"):
         find_runs(tmp_path / "nowhere")
 

@@ -107,7 +107,7 @@ def test_text_is_streamed_printed_or_saved(studio: Any, bytes_run: Path) -> None
         ("pixels_run", ["caption", "x.png"], "lacks the capability 'caption'"),
         ("pixels_run", ["interpolate", "--between", "a.png"], "takes two pictures"),
         ("pixels_run", ["interpolate", "--frames", "1"], "two ends"),
-        ("pixels_run", ["reconstruct", "gone.png"], "cannot be read as a picture"),
+        ("pixels_run", ["reconstruct", "gone.png"], "gone.png: there is no such file"),
         ("pixels_run", ["edit", "--mode", "melt"], "has no 'melt'"),
         ("pixels_run", ["edit", "--mode", "fill"], "Name the picture"),
         ("pixels_run", ["eval", "--n", "3"], "say nothing"),

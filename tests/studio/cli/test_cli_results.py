@@ -101,7 +101,7 @@ def test_a_camera_path_file_is_in_the_frame_of_the_input(studio: Any, ball_run: 
     ("arguments", "message"),
     [
         (("--path", "obrit"), "There is no camera path 'obrit'."),
-        (("--path", "no.json"), "no.json: no such camera path."),
+        (("--path", "no.json"), "no.json: there is no such file."),
         (("--path", "val"), "no photos in the split 'val'"),
         (("--outputs", "rgb", "dept"), "'ball' does not render 'dept'. It renders rgb, depth, opacity, normals."),
         (("--output", "x.avi"), "x.avi: a video is written as .mp4, .gif, or into a folder"),

@@ -48,7 +48,7 @@ def test_json_round_trip_is_strict_even_with_infinities() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"photos": [\n}', "line 2 is not JSON"),
+        ('{"photos": [\n}', "JSON syntax error at line 2"),
         ('{"photos": []}', "'protocol' is missing"),
         ('{"photos": [{"name": "a", "psnr": "high", "ssim": 1}], "protocol": {}}', "malformed"),
         ("[]", "malformed"),
