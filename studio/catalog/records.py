@@ -153,7 +153,8 @@ def read_run(path: str | os.PathLike[str], root: str | os.PathLike[str] | None =
         settings = _settings(run, config)
         data = data_name(config.data.path)
         preset = config.preset or ""
-    except Exception as error:  # whatever is in one run's files must not keep the others from being listed
+    except (StudioError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError) as error:
+        # Whatever is in one run's files must not keep the others from being listed.
         problem = error.message if isinstance(error, StudioError) else f"{run.config_file}: {error}"
         return RunRecord(path, name, started=started, size=size, problem=problem)
     step = _step(run, rows)
@@ -232,8 +233,8 @@ def _number(value: Any) -> float | None:
 def _digest(run: RunFolder) -> str:
     """Of the data that the run was trained on; empty where it was not recorded."""
     try:
-        return str(json.loads(run.data_file.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return str(read_json_object(run.data_file)["digest"])
+    except (StudioError, LookupError):
         return ""
 
 

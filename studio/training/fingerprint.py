@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -22,6 +23,7 @@ from studio.datasets.arrays import ArrayDataset
 from studio.datasets.pictures import PictureDataset
 from studio.errors import StudioError
 from studio.files import atomic_write
+from studio.reading.json_text import read_json_object
 from studio.registry import PluginEntry
 from studio.scene import PhotoStore
 from studio.scene.record import camera_to_dict
@@ -112,14 +114,14 @@ def load_fingerprint(path: Path) -> Fingerprint | None:
     Raises:
         StudioError: The file is damaged.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json_object(path)
         items = tuple((str(name), int(size), str(sha)) for name, size, sha in data["items"])
         parts, versions = ({str(k): str(v) for k, v in data[name].items()} for name in ("parts", "versions"))
         return Fingerprint(items, parts, versions, tuple(dict(row) for row in data["accepted"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OverflowError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StudioError(
             f"{path}: not a readable record of the data ({' '.join(str(error).split())}).",
             fix="Delete it to go on without comparing the data.",
