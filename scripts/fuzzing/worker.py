@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzing import seeds
+from fuzzing.mutations import damage_bytes
 from fuzzing.targets import Target, damage_for
 
 SECONDS = 10.0
@@ -70,7 +71,11 @@ def run(target: Target, folder: Path, seed: str, *, inputs: int, seconds: float,
             told = now
             print(json.dumps({"reader": target.name, **tally.to_dict()}), flush=True)
         name = rng.choice(names)
-        data = damage_for(name)(rng.choice(corpus[name]) if rng.random() < 0.6 else sound[name], rng)
+        origin = rng.choice(corpus[name]) if rng.random() < 0.6 else sound[name]
+        try:
+            data = damage_for(name)(origin, rng)
+        except RecursionError:  # damage upon damage nests deeper than this program walks
+            data = damage_bytes(origin, rng)
         (folder / name).write_bytes(data)
         outcome, fault = _outcome(target, folder, name)
         tally.inputs += 1
