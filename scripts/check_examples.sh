@@ -21,7 +21,7 @@ echo "import site; site.addsitedir('$shared')" >"$own/shared.pth"
 cat >"$work/venv/bin/studio" <<END
 #!$python
 import sys
-from studio.cli.main import main
+from studio.__main__ import main
 sys.exit(main())
 END
 chmod +x "$work/venv/bin/studio"
@@ -43,6 +43,26 @@ for name in realnvp voxels; do
     (cd "$work/$name" && "$python" -m pytest --quiet -p no:cacheprovider)
     "$studio" plugins check "$name" --device cpu
 done
+# Names with and without '-', one that is also the name of a class and of a module of the studio; the commands are run in
+# the folder above the project, inside, and elsewhere, beside files with the names of modules.
+mkdir "$work/elsewhere"
+for place in "$work" "$work/elsewhere"; do
+    for module in json dataclasses traceback torch config model; do
+        echo "raise SystemExit('$module of the working folder was run')" >"$place/$module.py"
+    done
+done
+for name in mymodel my-model plugin field; do
+    echo "== $name, from above, inside and elsewhere"
+    (cd "$work" && "$studio" plugins new "$name" >/dev/null)
+    install "$work/$name"
+    for place in "$work" "$work/$name" "$work/elsewhere"; do
+        (cd "$place" && "$studio" plugins why "$name" && "$studio" train "$name" toy:moons --preset quick --steps 2 \
+            --no-previews --no-tensorboard --device cpu >/dev/null && "$studio" sample "runs/moons/$name" >/dev/null)
+    done
+done
+(cd "$work" && rm -f json.py dataclasses.py traceback.py torch.py config.py model.py)
+# Python itself looks into the working folder, where the project of that name must not hide the package.
+(cd "$work" && "$python" -c "import mymodel.model, my_model.model, plugin.model, field.model")
 for kind in generator field reader; do
     (cd "$work" && "$studio" plugins new "fresh-$kind" --kind "$kind")
     install "$work/fresh-$kind"

@@ -15,13 +15,15 @@ The same in a notebook as on the command line::
 Importing this package imports no torch; each name is loaded when it is first used.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+# Nothing is imported here: `python -m studio` reads this file while modules are still looked for in the working folder
+# (see `studio.__main__`). Type checkers know the name.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from studio.cameras import Cameras, interpolate, orbit_of, read_camera_path, spiral_of
     from studio.datasets import load_dataset
     from studio.errors import StudioError
@@ -79,7 +81,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _HOMES:
         from importlib import import_module
 

@@ -104,25 +104,27 @@ def built_in_readers() -> list[ExtensionEntry]:
     ]
 
 
-def list_extensions(kind: str | None = None, *, refresh: bool = False) -> list[ExtensionEntry]:
+def list_extensions(kind: str | None = None, name: str | None = None, *, refresh: bool = False) -> list[ExtensionEntry]:
     """What other packages bring, of one kind or of all, by kind and name, broken ones with their reason.
 
-    Imports none of it, and no torch.
+    Imports none of it, and no torch. With a name no other is looked at, and one that hung gets another chance.
     """
-    # All kinds are read at once, as what is remembered is kept in one file.
-    kinds = {point.group: name for name, point in POINTS.items()}
-    found = registrations(tuple(kinds))
+    # Only those asked for are looked at, so that an exporter that hangs costs no reader its time.
+    kinds = {point.group: title for title, point in POINTS.items() if kind in (None, title)}
+    found = [registration for registration in registrations(tuple(kinds)) if name in (None, registration.name)]
     answers = declarations(
         found,
         "studio.extensions:describe",
         version=API_VERSION,
         cache="extensions.json",
         seconds=PROBE_SECONDS,
+        check=_summary,
+        retry=name is not None,
         refresh=refresh,
     )
     entries = [_entry(kinds[r.group], r, answer) for r, answer in zip(found, answers, strict=True)]
     entries.sort(key=lambda entry: (entry.kind, entry.name, entry.distribution))
-    return [_refuse_shadowing(entry, entries) for entry in entries if kind in (None, entry.kind)]
+    return [_refuse_shadowing(entry, entries) for entry in entries]
 
 
 def extension_names(kind: str) -> tuple[str, ...]:
@@ -136,10 +138,9 @@ def load_extension(kind: str, name: str) -> Any:
     Raises:
         StudioError: There is none, it is broken, or it raises when it is imported.
     """
-    entries = list_extensions(kind)
-    match = next((entry for entry in entries if entry.name == name), None)
+    match = next(iter(list_extensions(kind, name)), None)
     if match is None:
-        names = [*POINTS[kind].built_in, *(entry.name for entry in entries)]
+        names = [*POINTS[kind].built_in, *(entry.name for entry in list_extensions(kind))]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(names)}."
         raise StudioError(f"There is no {kind} named '{name}'.", fix=hint)
@@ -169,6 +170,14 @@ def describe(found: Any, registration: Registration) -> dict[str, Any]:
     return {"summary": str(getattr(found, "summary", ""))}
 
 
+def _summary(answer: Mapping[str, Any]) -> str:
+    """The summary in an answer that has no reason; raises where there is none."""
+    summary = answer["summary"]
+    if not isinstance(summary, str):
+        raise TypeError("a summary is a text")
+    return summary
+
+
 def _entry(kind: str, registration: Registration, answer: Mapping[str, Any]) -> ExtensionEntry:
     reason = answer.get("reason", "")
     if registration.name in POINTS[kind].built_in:
@@ -179,7 +188,7 @@ def _entry(kind: str, registration: Registration, answer: Mapping[str, Any]) -> 
         registration.value,
         registration.distribution,
         registration.version,
-        answer.get("summary", ""),
+        "" if answer.get("reason") else _summary(answer),
         "broken" if reason else "ok",
         reason,
         answer.get("details", ""),

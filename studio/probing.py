@@ -1,7 +1,9 @@
 """Reading what installed packages declare, without importing any of it into this process.
 
 A declaration is read once by a short-lived subprocess with a time limit, and remembered until the files behind it or
-its version change. One that raises, hangs or lacks a package becomes a reason in a line.
+its version change. One that raises, hangs or lacks a package becomes a reason in a line. A failure is remembered only
+where nothing but a change of those files can end it: what raised may have met a full disk. That one hangs is remembered
+for some minutes, and for lists alone: who asks for it by name finds out.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from studio.processes import clean_environment, clean_python
+
+_HUNG_SECONDS = 600.0
+"""How long a list believes that one hangs, which each look at it would cost the whole time limit."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Registration:
             stamps += [f"{f}:{f.stat().st_mtime_ns}" for f in files if f and f.is_file()]
         except (ImportError, ValueError, OSError):
             stamps.append("unlocated")
+        stamps.append(os.environ.get("PYTHONPATH", ""))
         own = [self.group, self.name, self.value, self.distribution, self.version]
         return "|".join([*own, version, sys.version, *stamps])
 
@@ -69,7 +78,15 @@ def registrations(groups: Sequence[str]) -> list[Registration]:
 
 
 def declarations(
-    asked: Sequence[Registration], describe: str, *, version: str, cache: str, seconds: float, refresh: bool = False
+    asked: Sequence[Registration],
+    describe: str,
+    *,
+    version: str,
+    cache: str,
+    seconds: float,
+    check: Callable[[Mapping[str, Any]], object],
+    retry: bool = False,
+    refresh: bool = False,
 ) -> list[dict[str, Any]]:
     """What each registration declares.
 
@@ -80,6 +97,9 @@ def declarations(
         version: Of what it declares itself against; another one makes everything be read again.
         cache: Name of the file that remembers the answers of this kind.
         seconds: How long reading one may take.
+        check: Raises where an answer without a reason is not what `describe` returns. What is remembered may have been
+            written by another version, or damaged; such an answer is asked for again.
+        retry: Look again at what hung a moment ago.
         refresh: Forget what is remembered.
 
     Returns:
@@ -88,41 +108,74 @@ def declarations(
     file = _cache_folder() / cache
     known = {} if refresh else _read(file)
     prints = {r: r.fingerprint(version) for r in asked}
-    unknown = [r for r in prints if prints[r] not in known]
+    answers = {r: known[key] for r, key in prints.items() if _is_settled(known.get(key), check, retry)}
+    unknown = [r for r in prints if r not in answers]
     if unknown:
-        for registration, answer in probe(unknown, describe, seconds).items():
-            known[prints[registration]] = answer
-        _write(file, {p: known[p] for p in prints.values()})
-    return [known[prints[r]] for r in asked]
+        answers |= probe(unknown, describe, seconds)
+        kept = {prints[r]: a for r, a in answers.items() if not a.get("passing") or "hung" in a}
+        # Commands ask for different ones, so what others asked for stays; fingerprints grow old, so not without end.
+        others = {key: answer for key, answer in known.items() if key not in set(prints.values())}
+        room = max(0, _MOST - len(kept))
+        _write(file, dict(list(others.items())[-room:] if room else []) | kept)
+    return [answers[r] for r in asked]
 
 
-def probe(asked: Iterable[Registration], describe: str, seconds: float) -> dict[Registration, dict[str, Any]]:
+_MOST = 500
+"""Answers a file remembers."""
+
+
+def _is_settled(answer: Any, check: Callable[[Mapping[str, Any]], object], retry: bool) -> bool:
+    """Whether a remembered answer can be taken."""
+    if not isinstance(answer, dict):
+        return False
+    if (since := answer.get("hung")) is not None and (
+        retry or not isinstance(since, float) or not 0 <= time.time() - since < _HUNG_SECONDS
+    ):
+        return False
+    if "reason" in answer:
+        return isinstance(answer["reason"], str) and isinstance(answer.get("details", ""), str)
+    try:
+        check(answer)
+    except Exception:  # the file may hold anything
+        return False
+    return True
+
+
+def probe(asked: Sequence[Registration], describe: str, seconds: float) -> dict[Registration, dict[str, Any]]:
     """Read declarations in subprocesses, as many at once as there are processors, each killed after so many seconds.
 
     More at once would take the time limit from each other.
     """
-    waiting = list(asked)
     with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as threads:
-        answers = threads.map(partial(_ask, describe=describe, seconds=seconds), waiting)
-        return dict(zip(waiting, answers, strict=True))
+        answers = threads.map(partial(_ask, describe=describe, seconds=seconds), asked)
+        return dict(zip(asked, answers, strict=True))
 
 
 def _ask(registration: Registration, describe: str, seconds: float) -> dict[str, Any]:
     about = [getattr(registration, name) for name in ("name", "value", "distribution", "version", "group")]
     # Without bytecode: a new __pycache__ in site-packages would look like an installation, and all be read again.
-    command = [sys.executable, "-B", "-m", "studio.probing", describe, *about]
+    command = clean_python(describe, *about, module="studio.probing", bytecode=False)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment(),
+        )
     except subprocess.TimeoutExpired:
-        return {
-            "reason": f"importing {registration.value} did not finish within {seconds:.0f} s "
-            "(studio plugins --refresh tries again)"
-        }
+        reason = f"importing {registration.value} did not finish within {seconds:.0f} s"
+        return {"reason": reason, "passing": True, "hung": time.time()}
+    except OSError as error:
+        return {"reason": f"no process could be started to import {registration.value} ({error})", "passing": True}
     try:
         # What is imported may print; the answer is the last line.
         answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except ValueError:
-        return {"reason": f"importing {registration.value} ended the process", "details": done.stderr}
+        reason = f"importing {registration.value} ended the process"
+        return {"reason": reason, "details": done.stderr, "passing": True}
     return answer
 
 
@@ -139,16 +192,19 @@ def import_target(value: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _answer(describe: str, registration: Registration) -> dict[str, Any]:
-    """Runs inside the probing subprocess."""
+def _answer(describe: str, registration: Registration) -> str:
+    """Runs inside the probing subprocess; JSON."""
     try:
         found = import_target(registration.value)
-        return dict(import_target(describe)(found, registration))
+        return json.dumps(dict(import_target(describe)(found, registration)))
     except BaseException as error:  # a plugin may raise anything, SystemExit included, and only its reason matters here
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        answer = {"details": traceback.format_exc()}
         if isinstance(error, ModuleNotFoundError) and error.name:
             reason = f"needs the package '{error.name}', which is not installed (pip install {error.name})"
-        return {"reason": reason, "details": traceback.format_exc()}
+        else:
+            answer["passing"] = True
+        return json.dumps({"reason": reason, **answer})
 
 
 def _cache_folder() -> Path:
@@ -176,4 +232,4 @@ def _write(file: Path, data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_answer(sys.argv[1], Registration(*sys.argv[2:]))))
+    print(_answer(sys.argv[1], Registration(*sys.argv[2:])))

@@ -7,7 +7,9 @@ is listed with its reason and harms no other command.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +73,23 @@ def describe(found: Any, registration: Registration) -> dict[str, Any]:
     """What a listing keeps of a declaration; called where it was imported, in a process of its own."""
     if not isinstance(found, PluginSpec):
         return {"reason": f"{registration.value} is a {type(found).__name__}, not a PluginSpec"}
+    if wrong := found.type_problems():
+        return {"reason": "; ".join(wrong)}
     return {"spec": found.to_dict()}
 
 
-def _entry(registration: Registration, answer: dict[str, Any]) -> PluginEntry:
+def _spec(answer: Mapping[str, Any]) -> PluginSpec:
+    """The declaration in an answer that has no reason; raises where there is none."""
+    spec = PluginSpec.from_dict(answer["spec"])
+    if wrong := spec.type_problems():
+        raise TypeError(wrong[0])
+    return spec
+
+
+def _entry(registration: Registration, answer: Mapping[str, Any]) -> PluginEntry:
     spec, reason, details = None, answer.get("reason", ""), answer.get("details", "")
-    if "spec" in answer:
-        spec = PluginSpec.from_dict(answer["spec"])
+    if not reason:
+        spec = _spec(answer)
         problems = spec.problems()
         if spec.name != registration.name:
             problems.insert(0, f"is registered as '{registration.name}' but its spec says '{spec.name}'")
@@ -95,15 +107,26 @@ def _entry(registration: Registration, answer: dict[str, Any]) -> PluginEntry:
     )
 
 
-def list_plugins(*, refresh: bool = False) -> list[PluginEntry]:
-    """Every registered plugin, sorted by name, broken ones with their reason. Imports no plugin and no torch."""
-    found = _registrations()
+def plugin_names() -> list[str]:
+    """The names of all registered plugins, broken ones too, sorted. Reads no declaration, so it takes no time."""
+    return sorted({registration.name for registration in _registrations()})
+
+
+def list_plugins(name: str | None = None, *, refresh: bool = False) -> list[PluginEntry]:
+    """Every registered plugin, or those of one name, sorted, broken ones with their reason.
+
+    Imports no plugin and no torch. With a name no other plugin is looked at, so none can take time; one that
+    hung before is given another chance.
+    """
+    found = [registration for registration in _registrations() if name in (None, registration.name)]
     answers = declarations(
         found,
         "studio.registry:describe",
         version=API_VERSION,
         cache="plugins.json",
         seconds=PROBE_SECONDS,
+        check=_spec,
+        retry=name is not None,
         refresh=refresh,
     )
     entries = [_entry(registration, answer) for registration, answer in zip(found, answers, strict=True)]
@@ -127,10 +150,9 @@ def find_plugin(name: str) -> PluginEntry:
     Raises:
         StudioError: Unknown (names the nearest), broken (says why), or claimed by two distributions.
     """
-    entries = list_plugins()
-    match = next((e for e in entries if e.name == name), None)
+    match = next(iter(list_plugins(name)), None)
     if match is None:
-        names = sorted({e.name for e in entries})
+        names = plugin_names()
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"Installed plugins: {', '.join(names) or 'none'}."
         raise StudioError(f"There is no plugin named '{name}'.", fix=hint)
@@ -190,9 +212,26 @@ def _load(entry: PluginEntry, target: str) -> Any:
     try:
         return import_target(target)
     except ModuleNotFoundError as error:
-        raise StudioError(
-            f"Plugin '{entry.name}' needs the package '{error.name}', which is not installed.",
-            fix=f"pip install {error.name}",
-        ) from error
+        raise _missing(entry, target, error.name or "") from error
     except (ImportError, AttributeError, ValueError) as error:
         raise StudioError(f"Plugin '{entry.name}' cannot be loaded from {target}: {error}.") from error
+
+
+def _missing(entry: PluginEntry, target: str, name: str) -> StudioError:
+    """A module is not there: a package that the plugin needs, or a part of the plugin itself."""
+    own = target.partition(":")[0].partition(".")[0]
+    if name.partition(".")[0] != own:
+        return StudioError(
+            f"Plugin '{entry.name}' needs the package '{name}', which is not installed.", fix=f"pip install {name}"
+        )
+    found = importlib.util.find_spec(own)
+    if found is not None and found.origin is None and found.submodule_search_locations:
+        # A folder without __init__.py, such as that of the plugin's project; the studio's commands never look there.
+        folder = next(iter(found.submodule_search_locations))
+        return StudioError(
+            f"Plugin '{entry.name}': the folder {folder} hides its package '{own}' from this Python.",
+            fix="Start Python in another folder, or move the package into src/ as `studio plugins new` does.",
+        )
+    return StudioError(
+        f"Plugin '{entry.name}': its module '{name}' is not there.", fix=f"Install {entry.distribution} again."
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from studio.errors import StudioError
+from studio.processes import clean_environment, clean_python
 
 BackendName = Literal["reference", "cpu", "cuda"]
 """reference: plain torch, any dtype and device, slow. cpu: compiled kernels, float32. cuda: gsplat, float32."""
@@ -123,14 +124,13 @@ def _probe_cuda() -> BackendStatus:
 
 def _run_probe(code: str, seconds: float) -> str | None:
     """Run Python code in a fresh process; None if it succeeded, else one line that says why not and what to do."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            clean_python(code=code, path=sys.path),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=clean_environment(),
             # Its own session, so that compilers which it started can be ended with it.
             start_new_session=True,
         )

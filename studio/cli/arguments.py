@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import inspect
+import io
 import math
+import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -131,23 +135,77 @@ def parse(
         description: Shown under the usage line; default: the docstring.
 
     Raises:
-        StudioError: An unknown option (names the nearest), or too many arguments.
-        SystemExit: Code 2 after a message about a bad value, 0 after the help.
+        StudioError: An unknown option (names the nearest), a bad value, an argument missing or too many.
+        SystemExit: Code 0 after the help.
     """
+    if wants_help(argv):
+        from studio.cli.help import documented, showing
+
+        with showing(description or inspect.getdoc(command) or "") as text:
+            return tyro.cli(documented(command), prog=prog, description=text, args=["--help"], registry=_registry())
     known = arguments_of(command)
     found, options = known.split(argv, positionals)
-    if not wants_help(argv):
-        _refuse_unknown(known, options, prog)
-        if len(found) > positionals:
-            extra = found[positionals]
-            raise StudioError(f"'{extra}' is one argument too many for '{prog}'.", fix=f"See: {prog} --help")
-    return tyro.cli(
-        command,
-        prog=prog,
-        description=description,
-        args=[*found, *options],
-        registry=_registry(),
-    )
+    _refuse_unknown(known, options, prog)
+    if len(found) > positionals:
+        extra = found[positionals]
+        raise StudioError(f"'{extra}' is one argument too many for '{prog}'.", fix=f"See: {prog} --help")
+    missing = _required(command)[len(found) :]
+    if missing:
+        raise StudioError(f"'{prog}' needs {missing[0]}, which is not given.", fix=f"See: {prog} --help")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), _one_long_line():
+            return tyro.cli(command, prog=prog, args=[*found, *options], registry=_registry())
+    except SystemExit as stop:
+        raise StudioError(_refusal(said.getvalue()), fix=f"See: {prog} --help") from stop
+
+
+def _required(command: type[Any]) -> list[str]:
+    """The positional arguments that must be given, as the help names them."""
+    found = []
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if tyro.conf.Positional in marks and not has_default:
+            found.append(next((m.metavar for m in marks if getattr(m, "metavar", None)), field.name.upper()))
+    return found
+
+
+@contextlib.contextmanager
+def _one_long_line() -> Iterator[None]:
+    """A terminal so wide that tyro breaks no message."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(?:.*/)?(.*?)'\. Expected one of \((.*)\)\.?")
+
+
+def _refusal(box: str) -> str:
+    """The message in what tyro printed: a box of lines, of which those behind the first rule explain the option."""
+    lines: list[str] = []
+    # Colours may be forced on a terminal or by the environment.
+    for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines():
+        text = line.strip("│ ")
+        if text.startswith("╭"):
+            continue
+        if set(text) <= set("─╰╯") and lines:
+            break
+        lines.append(text)
+    message = " ".join(filter(None, lines)).removeprefix("Error parsing ")
+    if choice := _CHOICE.search(message):
+        said, option, known = choice[1], choice[2], re.findall(r"'([^']*)'", choice[3])
+        near = difflib.get_close_matches(said, known, n=1)
+        return f"{option}: '{said}' is none of {', '.join(known)}." + (f" Did you mean '{near[0]}'?" if near else "")
+    return message.rstrip(".") + "."
 
 
 @dataclass(frozen=True)

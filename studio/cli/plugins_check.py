@@ -12,7 +12,7 @@ import tyro
 from studio.cli.arguments import parse
 from studio.cli.console import err, out, print_json
 from studio.errors import StudioError
-from studio.registry import list_plugins
+from studio.registry import plugin_names
 
 if TYPE_CHECKING:
     from studio.testing import Check, CheckReport
@@ -43,7 +43,7 @@ class CheckPlugin:
 def main(argv: Sequence[str], started: float) -> int:
     """Check, a line for each check as it is done."""
     request = parse(CheckPlugin, argv, prog="studio plugins check", positionals=1)
-    is_reader = request.name not in {entry.name for entry in list_plugins()} and _is_reader(request.name)
+    is_reader = request.name not in plugin_names() and _is_reader(request.name)
     if is_reader and request.data is None:
         raise StudioError(
             f"'{request.name}' reads posed photos.", fix="Name a folder of its format with --data FOLDER."

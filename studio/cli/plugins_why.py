@@ -29,8 +29,8 @@ class Why:
 def main(argv: Sequence[str], started: float) -> int:
     """Print what is wrong; 1 if something is."""
     request = parse(Why, argv, prog="studio plugins why", positionals=1)
-    entries = [entry for entry in list_plugins() if entry.name == request.name]
-    extensions = [entry for entry in list_extensions() if entry.name == request.name]
+    entries = list_plugins(request.name)
+    extensions = list_extensions(name=request.name)
     own = [entry for entry in built_in_readers() if entry.name == request.name]
     if not entries and not extensions and not own:
         find_plugin(request.name)

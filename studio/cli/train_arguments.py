@@ -28,7 +28,7 @@ from studio.cli.arguments import (
     wants_help,
 )
 from studio.errors import StudioError
-from studio.registry import PluginEntry, find_plugin, list_plugins, load_config_class
+from studio.registry import PluginEntry, find_plugin, list_plugins, load_config_class, plugin_names
 
 if TYPE_CHECKING:
     from studio.plugin.config import PluginConfig
@@ -264,7 +264,7 @@ def _placed(config: type[Any]) -> Any:
 
 def _find_plugin(argv: Sequence[str], common: Arguments) -> tuple[PluginEntry, int] | None:
     """The first token that names a plugin and is no value of a flag; that plugin's own flags count for this too."""
-    names = {entry.name for entry in list_plugins()}
+    names = plugin_names()
     for position, token in enumerate(argv):
         if token in names and position in common.positions(argv, 2):
             entry = find_plugin(token)
@@ -275,7 +275,7 @@ def _find_plugin(argv: Sequence[str], common: Arguments) -> tuple[PluginEntry, i
 
 
 def _no_plugin(argv: Sequence[str], common: Arguments) -> StudioError:
-    names = [entry.name for entry in list_plugins()]
+    names = plugin_names()
     positionals, _ = common.split(argv, 2)
     if not positionals:
         return StudioError(

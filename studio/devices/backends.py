@@ -8,12 +8,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from studio.processes import clean_environment, clean_python
 
 PROBE_SECONDS = 20.0
 
@@ -70,13 +70,13 @@ def probe_backend(backend: Backend, *, seconds: float = PROBE_SECONDS) -> Backen
     if backend.module is not None and not _is_installed(backend.module):
         return BackendStatus(backend.name, False, reason="not installed", fix=backend.install)
     process = subprocess.Popen(
-        [sys.executable, "-m", "studio.devices.probe", backend.name],
+        clean_python(backend.name, module="studio.devices.probe"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=_environment(),
+        env=clean_environment(),
         # Its own session, so that what it started can be ended with it.
         start_new_session=True,
     )
@@ -105,13 +105,6 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with this very studio importable and the current folder not."""
-    source = str(Path(__file__).resolve().parents[2])
-    paths = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), source]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def _last_json(out: str) -> dict[str, Any] | None:

@@ -68,9 +68,26 @@ class PluginSpec:
     presets: Mapping[str, str] = field(default_factory=dict)
     """Preset name -> one line of help. The config class holds the values."""
 
+    def type_problems(self) -> list[str]:
+        """The fields that are not even of their type, one line each."""
+        found = [
+            f"{label} is {value!r}, not a text"
+            for label in ("name", "kind", "summary", "target", "config", "api")
+            if not isinstance(value := getattr(self, label), str)
+        ]
+        for label in ("capabilities", "devices"):
+            value = getattr(self, label)
+            if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
+                found.append(f"{label} is {value!r}, not a tuple of texts")
+        presets = self.presets
+        if not isinstance(presets, Mapping) or not all(isinstance(t, str) for pair in presets.items() for t in pair):
+            found.append(f"presets is {presets!r}, not a dict of texts")
+        return found
+
     def problems(self) -> list[str]:
         """Everything wrong with the declaration, one line each; empty when it is valid."""
-        found = []
+        if found := self.type_problems():
+            return found
         if not _NAME.fullmatch(self.name):
             found.append(f"name {self.name!r} must match {_NAME.pattern}")
         if self.kind not in KINDS:

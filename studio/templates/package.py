@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import keyword
 import os
@@ -23,6 +25,7 @@ KINDS = ("generator", "field", "reader")
 DATA = {"generator": "toy:moons", "field": "PHOTOS", "reader": "PHOTOS"}
 """What a first training is shown with."""
 
+_OWN = "neural-studio"
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _GROUPS = {"generator": "studio.plugins", "field": "studio.plugins", "reader": "studio.readers"}
 
@@ -47,6 +50,8 @@ def write_package(parent: Path, name: str, kind: str, *, license: str = "MIT", a
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if license != "none" and license not in LICENSES:
         raise ValueError(f"license must be none or one of {', '.join(LICENSES)}, got {license!r}")
+    if author is not None and not author.isprintable():
+        raise StudioError(f"author: {author!r} holds line breaks or control characters.", fix="Write it in one line.")
     folder = parent / name
     _check_name(name)
     if folder.exists() or folder.is_symlink():
@@ -79,16 +84,15 @@ def _check_name(name: str) -> None:
     package = name.replace("-", "_")
     if keyword.iskeyword(package) or keyword.issoftkeyword(package):
         raise StudioError(f"'{name}' is a word of Python, and no package can have it.", fix=f"Try my-{name}.")
-    if package in sys.stdlib_module_names or package == "studio":
+    if package in sys.stdlib_module_names or package in sys.builtin_module_names or package == "studio":
         raise StudioError(
             f"'{name}' is a module of Python or of the studio, which it would hide.", fix=f"Try my-{name}."
         )
 
 
 def _check_free(name: str, kind: str) -> None:
-    taken = {entry.name: entry.distribution for entry in list_plugins()}
-    if name in taken:
-        raise StudioError(f"There is a plugin '{name}' already, of {taken[name]}.", fix=f"Try my-{name}.")
+    if taken := list_plugins(name):
+        raise StudioError(f"There is a plugin '{name}' already, of {taken[0].distribution}.", fix=f"Try my-{name}.")
     if kind == "reader" and name in (*READERS, *(entry.name for entry in list_extensions("reader"))):
         raise StudioError(f"There is a reader '{name}' already.", fix=f"Try my-{name}.")
     package = name.replace("-", "_")
@@ -96,12 +100,36 @@ def _check_free(name: str, kind: str) -> None:
     # A folder without an __init__.py, such as one in the working folder, is no package that would be hidden.
     if found is not None and found.origin is not None:
         raise StudioError(f"There is a package '{package}' already ({found.origin}).", fix=f"Try my-{name}.")
+    # Installing it would replace the distribution of that name; one that the studio can use may not be there yet.
+    plain = _distribution_key(name)
+    owners = {_distribution_key(_OWN), *(_distribution_key(re.split(r"[^\w.-]", line)[0]) for line in _requirements())}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        owners.add(_distribution_key(importlib.metadata.distribution(name).metadata["Name"]))
+    if plain in owners:
+        raise StudioError(
+            f"There is a distribution '{name}' already, which the new one would replace.", fix=f"Try my-{name}."
+        )
+
+
+def _distribution_key(name: str) -> str:
+    """How indexes compare names (https://packaging.python.org/en/latest/specifications/name-normalization/)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires(_OWN) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 def _fill(folder: Path, name: str, package: str, kind: str, license: str, author: str) -> None:
     template = resources.files("studio.templates") / kind
     class_name = "".join(word.capitalize() for word in package.split("_"))
-    (folder / package).mkdir()
+    if class_name in _CLASSES:
+        class_name = f"My{class_name}"
+    home = folder / "src" / package
+    home.mkdir(parents=True)
     (folder / "tests").mkdir()
     for source in template.iterdir():
         if not source.name.endswith(".py"):
@@ -110,7 +138,7 @@ def _fill(folder: Path, name: str, package: str, kind: str, license: str, author
         text = text.replace(f"studio.templates.{kind}", package)
         text = text.replace('"template"', f'"{name}"').replace("Template", class_name)
         is_test = source.name == "test_plugin.py"
-        target = folder / "tests" / f"test_{package}.py" if is_test else folder / package / source.name
+        target = folder / "tests" / f"test_{package}.py" if is_test else home / source.name
         target.write_text(_sorted_imports(text, package), encoding="utf-8")
     attribute = "READER" if kind == "reader" else "SPEC"
     major, minor = __version__.split(".")[:2]
@@ -131,6 +159,9 @@ def _fill(folder: Path, name: str, package: str, kind: str, license: str, author
         text = LICENSES[license].format(year=time.strftime("%Y"), author=author)
         (folder / "LICENSE").write_text(text, encoding="utf-8")
 
+
+_CLASSES = ("Plugin",)
+"""Of a plugin 'plugin' the class PluginConfig would be derived from itself."""
 
 _PRIVATE = 'classifiers = ["Private :: Do Not Upload"]'
 

@@ -24,7 +24,9 @@ test = ["pytest>=8"]
 [project.entry-points."{group}"]
 {name} = "{package}:{attribute}"
 
+# The package lies in src/, so that no folder of the project's name can be taken for it.
 [tool.setuptools]
+package-dir = {{ "" = "src" }}
 packages = ["{package}"]
 
 [tool.pytest.ini_options]
@@ -69,7 +71,7 @@ studio eval runs
 
 _READER = """\
 A format of posed photos for neural-studio: a folder with photos and a table
-`poses.csv`, described in `{package}/__init__.py`. The studio finds the format by itself.
+`poses.csv`, described in `src/{package}/__init__.py`. The studio finds the format by itself.
 
 ```
 pip install -e .
@@ -83,9 +85,9 @@ _CHECKS = """
 
 | file | what it is |
 | --- | --- |
-| `{package}/__init__.py` | the declaration: name, capabilities, devices, presets |
-| `{package}/config.py` | options; each is a flag of `studio train {name}`, its text the flag's help |
-| `{package}/model.py` | the model: its losses, its optimiser, and what it can do when it is trained |
+| `src/{package}/__init__.py` | the declaration: name, capabilities, devices, presets |
+| `src/{package}/config.py` | options; each is a flag of `studio train {name}`, its text the flag's help |
+| `src/{package}/model.py` | the model: its losses, its optimiser, and what it can do when it is trained |
 | `tests/` | the conformance kit, as a test |
 
 ```
@@ -97,7 +99,7 @@ pip install -e ".[test]" && pytest
 _READER_CHECKS = """
 ## Where to go on
 
-Everything is in `{package}/__init__.py`. The test in `tests/` writes a small folder of the format and reads it.
+Everything is in `src/{package}/__init__.py`. The test in `tests/` writes a small folder of the format and reads it.
 
 ```
 studio plugins check {name} --data PHOTOS

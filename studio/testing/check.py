@@ -82,7 +82,7 @@ def check_plugin(
 def _entry(plugin: str | PluginSpec) -> PluginEntry:
     if isinstance(plugin, PluginSpec):
         return PluginEntry(plugin.name, "", "", "", plugin, "ok", "")
-    entry = next((e for e in list_plugins() if e.name == plugin), None)
+    entry = next(iter(list_plugins(plugin)), None)
     return find_plugin(plugin) if entry is None else entry
 
 

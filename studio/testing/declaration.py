@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from studio.plugin import PluginConfig, PluginSpec
 from studio.plugin.deprecation import ApiDeprecationWarning
 from studio.plugin.spec import API_VERSION, api_mismatch
+from studio.processes import clean_environment, clean_python
 from studio.registry import PluginEntry, load_config_class, load_plugin_class
 from studio.testing.report import CheckFailed, NotApplicable
 
@@ -60,10 +60,9 @@ def check_import(entry: PluginEntry) -> str | None:
     module = entry.value.partition(":")[0]
     if not module:
         raise NotApplicable("it is not registered, but given as a PluginSpec.")
-    command = [sys.executable, "-c", _LOADED, module, *_HEAVY]
     # The child looks for modules where this process does.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    command = clean_python(module, *_HEAVY, code=_LOADED, path=sys.path)
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
     if done.returncode != 0:
         raise CheckFailed(f"{module} cannot be imported: {done.stderr.strip().splitlines()[-1]}.")
     heavy = done.stdout.rstrip("\n").rpartition("\n")[2]

@@ -88,8 +88,9 @@ class Shell:
     def _install(self, folder: Path) -> None:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         install_extensions(self._site, project["name"], project["entry-points"])
-        self._patch.syspath_prepend(str(folder.resolve()))
-        self._path.append(str(folder.resolve()))
+        source = (folder / "src" if (folder / "src").is_dir() else folder).resolve()
+        self._patch.syspath_prepend(str(source))
+        self._path.append(str(source))
         self._patch.setenv("PYTHONPATH", ":".join(self._path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 import tyro
@@ -136,12 +136,12 @@ def test_values_in_all_their_forms() -> None:
     ],
 )
 def test_bad_values_name_their_flag(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(StudioError) as caught:
         read(*argv)
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert said in " ".join(captured.err.split())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(" --help")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,39 @@ def test_unknown_flags_name_the_nearest(flag: str, near: str) -> None:
 def test_too_many_arguments() -> None:
     with pytest.raises(StudioError, match="'B' is one argument too many"):
         read("A", "B")
+
+
+@dataclass
+class Wordy:
+    """Does something that takes a sentence to say, which goes on in the next line of the source and
+    then in another one."""
+
+    kind: Literal["red", "green"] = "red"
+    """Which of them; a text that is longer than a line of the source, and whose second line
+    (this one) begins with a bracket and ends with 1."""
+    group: tyro.conf.OmitArgPrefixes[Group] = field(default_factory=lambda: Group(seed=3))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_help_is_wrapped_without_lost_words(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as caught:
+        parse(Wordy, ["--help"], prog="wordy")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "\N{NO-BREAK SPACE}" not in shown
+    text = " ".join(shown.replace("│", " ").split())
+    assert "in the next line of the source and then in another one." in text
+    assert "whose second line (this one) begins with a bracket and ends with 1. (default: red)" in text
+    assert "Seed. (default: 3)" in text
+    # A default is never torn, and no line in the middle of a text ends early.
+    assert not [line for line in lines if line.count("(default:") > line.count(")")]
+
+
+def test_choices_name_the_nearest() -> None:
+    with pytest.raises(StudioError, match=r"--kind: 'gren' is none of red, green\. Did you mean 'green'\?"):
+        parse(Wordy, ["--kind", "gren"], prog="wordy")

@@ -121,7 +121,8 @@ def test_a_new_package_is_whole(studio, tmp_path: Path, kind: str, license: str)
     assert project["project"]["name"] == name
     assert project["project"]["authors"] == [{"name": author}]
     assert project["project"]["entry-points"] == {group: {name: f"{package}:{attribute}"}}
-    assert project["tool"]["setuptools"]["packages"] == [package]
+    assert project["tool"]["setuptools"] == {"packages": [package], "package-dir": {"": "src"}}
+    assert (folder / "src" / package / "__init__.py").is_file()
     if license == "MIT":
         assert project["project"]["license"] == "MIT"
         assert author in (folder / "LICENSE").read_text()
@@ -144,7 +145,7 @@ def test_a_new_plugin_passes_the_kit(tmp_path: Path, kind: str, monkeypatch: pyt
     import importlib
 
     folder = write_package(tmp_path, f"checked-{kind}", kind)
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(folder / "src"))
     package = importlib.import_module(f"checked_{kind}")
     report = check_plugin(package.SPEC, device="cpu").require()
     assert report["presets"].status == "pass"
@@ -161,7 +162,7 @@ def test_the_tests_of_a_new_reader_pass(tmp_path: Path) -> None:
 def _environment(folder: Path) -> dict[str, str]:
     import os
 
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": str(folder / "src")}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,11 @@ def _environment(folder: Path) -> dict[str, str]:
         ("studio", "which it would hide"),
         ("torch", "package 'torch' already"),
         ("splat", "plugin 'splat' already, of neural-studio"),
+        # Installing these would replace the studio, a package that it needs, one that it can use.
+        ("neural-studio", "distribution 'neural-studio' already.*my-neural-studio"),
+        ("neural_studio", "distribution 'neural_studio' already"),
+        ("pyyaml", "distribution 'pyyaml' already"),
+        ("open3d", "distribution 'open3d' already|package 'open3d' already"),
         ("there", "is there already"),
     ],
 )

@@ -120,6 +120,76 @@ def test_declarations_are_remembered_until_the_file_changes(
     assert probed == ["memo"]
 
 
+def test_a_failure_that_may_pass_is_not_remembered(plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = tmp_path / "bad-day"
+    flag.touch()
+    plugins("moody", f"import os\nif os.path.exists({str(flag)!r}): raise OSError('disk full')\n" + good("moody"))
+    plugins("dying", f"import os\nif os.path.exists({str(flag)!r}): os._exit(3)\n" + good("dying"))
+    sleeper = f"import os, time\nif os.path.exists({str(flag)!r}): time.sleep(60)\n" + good("sleepy")
+    plugins("sleepy", sleeper)
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 6.0)
+    found = entries()
+    assert [found[name].status for name in ("moody", "dying", "sleepy")] == ["broken"] * 3
+    flag.unlink()
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 60.0)
+    found = entries()
+    assert [found[name].reason for name in ("moody", "dying")] == [""] * 2
+    # A list does not wait for one that hung a moment ago, but who asks for it by name does.
+    assert "within 6 s" in found["sleepy"].reason
+    assert registry.find_plugin("sleepy").reason == ""
+    assert entries()["sleepy"].status == "ok"
+
+
+def test_one_plugin_is_found_without_looking_at_others(plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins("quick", good("quick"))
+    plugins("hanging", "import time; time.sleep(600)")
+    assert registry.find_plugin("quick").status == "ok"
+    assert {"quick", "hanging", "splat"} <= set(registry.plugin_names())
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 1.0)
+    with pytest.raises(StudioError, match="did not finish within 1 s"):
+        registry.find_plugin("hanging")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        5,
+        None,
+        "ok",
+        [],
+        {},
+        {"spec": 5},
+        {"spec": {}},
+        {"spec": {"name": 1}},
+        {"reason": 7},
+        {"reason": "x", "details": [1]},
+        {"spec": {"name": "calm", "kind": 1, "summary": "", "target": "", "config": "", "capabilities": 3}},
+        {"spec": {"unknown": "field"}},
+    ],
+)
+def test_a_memory_of_another_shape_is_read_anew(plugins, tmp_path: Path, answer: object) -> None:
+    plugins("calm", good("calm"))
+    file = tmp_path / "cache" / "neural-studio" / "plugins.json"
+    assert registry.find_plugin("calm").status == "ok"
+    file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_text()), answer)))
+    assert registry.find_plugin("calm").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ("api=1", "api is 1, not a text"),
+        ("capabilities='sample'", "capabilities is 'sample', not a tuple of texts"),
+        ("devices=(1,)", r"devices is \(1,\), not a tuple of texts"),
+        ("presets=['quick']", r"presets is \['quick'\], not a dict of texts"),
+    ],
+)
+def test_fields_of_another_type_are_named(plugins, extra: str, reason: str) -> None:
+    plugins("odd", good("odd", extra))
+    with pytest.raises(StudioError, match=reason):
+        registry.find_plugin("odd")
+
+
 def test_listing_works_with_an_unwritable_or_damaged_cache(plugins, tmp_path: Path) -> None:
     plugins("calm", good("calm"))
     cache = tmp_path / "cache" / "neural-studio" / "plugins.json"
