@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 
 import viser
 
+from studio.kernels import cache
 from studio.training.loaded import LoadedRun
 from studio.viewer.access import Access, Server
 from studio.viewer.stage import Stage
 from studio.viewer.subject import Subject, open_subject
 from studio.viewer.turns import LockedTurns, TrainingTurns
 
+_log = logging.getLogger(__name__)
+_NOTICE_SECONDS = 30.0
 _GENERATOR_PANEL = "studio.viewer.generator_panel"
 _RUNS_PANEL = "studio.viewer.runs_panel"
 
@@ -39,6 +43,9 @@ class Viewer:
         self._turns: LockedTurns | TrainingTurns = LockedTurns()
         self._runs_root = runs_root
         self._closed = False
+        self.on_compile: Callable[[str], None] = lambda text: None
+        """Also told when kernels are compiled, which holds up the first picture."""
+        cache.set_compile_callback(self._compiling)
         self.server.gui.configure_theme(
             control_width="medium", dark_mode=True, show_logo=False,
             show_share_button=False, brand_color=(56, 132, 214),
@@ -129,12 +136,21 @@ class Viewer:
             if self._stage is not None:
                 self._stage.left(client.client_id)
 
+    def _compiling(self, text: str) -> None:
+        """Say on every page, and where it is said without one, why nothing is to be seen yet."""
+        _log.warning(text)
+        self.on_compile(text)
+        if not self._closed:
+            for client in self.server.get_clients().values():
+                client.add_notification("Just a moment", text, loading=True, auto_close_seconds=_NOTICE_SECONDS)
+
     def close(self) -> None:
         """Disconnect all browsers and end all threads."""
         with self._guard:
             if self._closed:
                 return
             self._closed = True
+            cache.set_compile_callback(None)
             # Whoever waits for a turn must be told before he is waited for.
             self._turns.close()
             if self._stage is not None:

@@ -69,6 +69,7 @@ class TrainingViewer(Observer):
         self._rate = 0.0
         self._panel_due = self._picture_due = 0.0
         self._stage = self._viewer.show(subject_of_training(prepared), self._turns, self._header)
+        self._viewer.on_compile = self._compiling
 
     @property
     def url(self) -> str:
@@ -96,6 +97,9 @@ class TrainingViewer(Observer):
         self._pause = gui.add_button("Pause training", icon=viser.Icon.PLAYER_PAUSE)
         self._pause.on_click(lambda event: self._toggle())
         self._curve_folder = gui.add_folder("Curves", expand_by_default=False)
+
+    def _compiling(self, text: str) -> None:
+        self._status.content = text
 
     def _toggle(self) -> None:
         paused = not self._turns.paused

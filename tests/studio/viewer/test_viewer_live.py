@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tiny_scenes import write_ring_scene
 
+from studio.kernels import cache
 from studio.plugin import PluginConfig
 from studio.registry import find_plugin, load_config_class
 from studio.training.start import Prepared, TrainOptions, prepare
@@ -96,6 +97,17 @@ def test_a_pause_is_no_training(tmp_path: Path) -> None:
     before = run.trainer.elapsed
     run.trainer.leave_out(1000.0)
     assert run.trainer.elapsed < before - 900
+
+
+def test_the_page_says_that_kernels_are_compiled(tmp_path: Path) -> None:
+    run = prepared(tmp_path, "compiling")
+    viewer = TrainingViewer(run, Access.make("127.0.0.1", None), 0)
+    try:
+        cache._on_compile("compiling the CPU kernels of somebody")
+        assert viewer._status.content == "compiling the CPU kernels of somebody"
+    finally:
+        viewer.close()
+    assert cache._on_compile == cache._log.warning
 
 
 def test_a_training_that_fails_ends_the_viewer(tmp_path: Path) -> None:
