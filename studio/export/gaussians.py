@@ -93,7 +93,8 @@ class GaussianCloud:
 
     def select(self, index: Tensor) -> GaussianCloud:
         """The Gaussians at `index`: a bool mask, or positions in the wanted order."""
-        return dataclasses.replace(self, **{name: values[index] for name, values in self.tensors().items()})
+        rows = {name: values[index] for name, values in self.tensors().items()}
+        return GaussianCloud(**rows, antialiased=self.antialiased)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that each Gaussian has a row of, by name."""
