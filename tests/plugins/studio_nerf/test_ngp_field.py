@@ -488,3 +488,29 @@ def test_training_begins_gently_where_it_begins_in_fog() -> None:
     # Once settled, every so many times more seldom as there are levels to look at.
     assert [step for step in range(960, 1060) if foggy.updates_grid(step)] == [960, 1008, 1056]
     assert [step for step in range(960, 1000) if clear.updates_grid(step)] == [960, 976, 992]
+
+
+def test_fog_is_rendered_few_rays_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that has not formed yet has samples all along each ray: so many at once would take gigabytes."""
+    field = NgpField(NgpConfig(**SMALL), SceneInfo(num_train=3, camera_extent=2.5)).eval()
+    camera = sphere_camera(0.3, size=64)
+    monkeypatch.setattr("studio_nerf.ngp.field._RENDERED_SAMPLES", 1 << 19)
+    chunk = field._rays_at_once(camera)
+    assert 256 <= chunk < 64 * 64
+    marched: list[int] = []
+    march = field.grid.march
+
+    def counted(*args: Any, **options: Any) -> Any:
+        samples = march(*args, **options)
+        marched.append(len(samples))
+        return samples
+
+    monkeypatch.setattr(field.grid, "march", counted)
+    drawn = field.render(camera)["rgb"]
+    # The first one is of the rays that are tried.
+    assert max(marched[1:]) <= 1 << 19
+    monkeypatch.setattr(NgpField, "_rays_at_once", lambda self, camera: 1 << 14)
+    assert torch.allclose(field.render(camera)["rgb"], drawn, atol=1e-5)
+    field.grid.set_cells(torch.zeros_like(field.grid.cells))
+    monkeypatch.undo()
+    assert field._rays_at_once(camera) == 1 << 14, "nothing is there"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_scenes import write_ring_scene
 from torch import Tensor
 
 from studio.errors import StudioError
-from studio.plugin import DataInfo, Generator, PluginConfig
+from studio.plugin import DataInfo, Field, Generator, PluginConfig
 from studio.registry import find_plugin, load_config_class
 from studio.training.observers import Previews
 from studio.training.previews import FieldPainter, GeneratorPainter, labelled_grid, scatter
@@ -111,6 +112,38 @@ def test_slow_previews_are_further_apart(toy_plugins: None, tmp_path: Path, tiny
     prepare("toy-rays", tiny_scene, config, options, observers=[previews]).train()
     # The first step's took two seconds, so that the next would be due 18 seconds later: there is only the last one.
     assert [path.stem for path in drawn] == ["step_00000001", "step_00000008"]
+
+
+def test_what_is_slow_to_draw_is_drawn_small(
+    toy_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_ring_scene(tmp_path / "ring", photos=9, width=480, height=320)
+    config = load_config_class(find_plugin("toy-rays"))(steps=1)
+    job = prepare("toy-rays", folder, config, TrainOptions(output=tmp_path / "runs", tensorboard=False))
+    assert isinstance(job.plugin, Field)
+    assert job.scene is not None
+    clock, cost, sizes = [0.0], [1e-8], []
+    monkeypatch.setattr("studio.training.previews.time.perf_counter", lambda: clock[0])
+
+    def render(camera: Any, outputs: Any = ("rgb",), *, background: Any = None) -> dict[str, Tensor]:
+        width, height = camera.size
+        sizes.append((width, height))
+        clock[0] += cost[0] * width * height
+        return {"rgb": torch.zeros(height, width, 3)}
+
+    monkeypatch.setattr(job.plugin, "render", render)
+    paint = FieldPainter(job.plugin, job.scene)
+    paint(tmp_path / "a.png")
+    assert sizes == [(192, 128), (192, 128), (480, 320)], "tried small, and then drawn whole"
+    cost[0] = 1e-3
+    paint(tmp_path / "b.png")
+    paint(tmp_path / "c.png")
+    # A picture took minutes, so the next one is small: of 2.5 minutes' pixels, 1.5 seconds' would be fewer still.
+    assert sizes[-2:] == [(480, 320), (192, 128)]
+    cost[0] = 1.5 / (240 * 160)
+    paint(tmp_path / "d.png")
+    paint(tmp_path / "e.png")
+    assert sizes[-1] == (240, 160), "as large as a second and a half allows"
 
 
 def test_class_and_caption_labels_need_larger_pictures() -> None:
