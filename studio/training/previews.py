@@ -37,8 +37,11 @@ Painter = Callable[[Path], None]
 """Writes a preview of the plugin's present state to a path that ends in .png (text: to .txt beside it)."""
 
 _PREVIEW = 4
-_WIDEST, _PROBED = 1600, 192
-"""Pixels of a preview's longer side: at most, and where nothing is known yet of how long a picture takes."""
+_WIDEST, _PROBED, _FIRST = 1600, 48, 16
+"""Pixels of a preview's longer side: at most; where it is measured how long a picture takes, and before that, which
+compiles kernels."""
+_READABLE = 320
+"""Previews of reduced photos that are smaller are enlarged to about this many pixels."""
 _SECONDS = 1.5
 """What a preview may take to draw: a field that has not formed yet costs a hundred times as much as one that has, and
 while a picture is drawn nothing else happens."""
@@ -121,9 +124,8 @@ class FieldPainter:
         color = self._field.scene_info.background
         background = torch.tensor(color) if color is not None else torch.zeros(3)
         if self._seconds_a_pixel is None:
-            # The first call compiles kernels, too; the second one tells how long a picture takes.
-            for _ in range(2):
-                self._draw(_fitted(whole, _PROBED), background)
+            for longest in (_FIRST, _PROBED):
+                self._draw(_fitted(whole, longest), background)
         assert self._seconds_a_pixel is not None
         side = max(whole.size)
         affordable = side * math.sqrt(_SECONDS / max(self._seconds_a_pixel * math.prod(whole.size), 1e-9))
@@ -131,7 +133,10 @@ class FieldPainter:
         render = self._draw(photo, background)
         truth = photo.composited(background)
         score = psnr(render.clamp(0, 1), truth, photo.mask).item()
-        panels = [caption(truth, photo.frame.name), caption(render, f"{path.stem}   {score:.2f} dB")]
+        times = max(min(_READABLE, side) // max(photo.size), 1)
+        pictures = (p.repeat_interleave(times, 0).repeat_interleave(times, 1) for p in (truth, render))
+        words = (photo.frame.name, f"{path.stem}   {score:.2f} dB")
+        panels = [caption(picture, text) for picture, text in zip(pictures, words, strict=True)]
         save_picture(path, side_by_side(panels))
 
     def _draw(self, photo: Photo, background: Float[Tensor, " 3"]) -> Float[Tensor, "h w 3"]:

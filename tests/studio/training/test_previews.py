@@ -134,12 +134,13 @@ def test_what_is_slow_to_draw_is_drawn_small(
     monkeypatch.setattr(job.plugin, "render", render)
     paint = FieldPainter(job.plugin, job.scene)
     paint(tmp_path / "a.png")
-    assert sizes == [(192, 128), (192, 128), (480, 320)], "tried small, and then drawn whole"
+    assert sizes == [(16, 11), (48, 32), (480, 320)], "tried small, and then drawn whole"
     cost[0] = 1e-3
     paint(tmp_path / "b.png")
     paint(tmp_path / "c.png")
     # A picture took minutes, so the next one is small: of 2.5 minutes' pixels, 1.5 seconds' would be fewer still.
-    assert sizes[-2:] == [(480, 320), (192, 128)]
+    assert sizes[-2:] == [(480, 320), (48, 32)]
+    assert Image.open(tmp_path / "c.png").size[0] >= 2 * 288, "enlarged, to be seen"
     cost[0] = 1.5 / (240 * 160)
     paint(tmp_path / "d.png")
     paint(tmp_path / "e.png")
