@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from studio.errors import StudioError
 from studio.plugin import PluginConfig, SampleOptions
+from studio.plugin.ranges import (
+    Count,
+    Decay,
+    LearningRate,
+    NonNegativeNumber,
+    PositiveCount,
+    PositiveNumber,
+    Range,
+    Share,
+)
 
 
 @dataclass
@@ -81,70 +92,79 @@ class DiffusionConfig(PluginConfig):
 
     steps: int = 20_000
     """Training steps."""
-    batch: int = 64
+    batch: PositiveCount = 64
     """Samples a step."""
 
     # ---- noise
-    timesteps: int = 1000
+    timesteps: Annotated[int, Range(2, 100_000)] = 1000
     """Number T of noise levels."""
     schedule: Literal["linear", "cosine"] = "cosine"
     """How fast noise is added: linear (Ho et al. 2020) or cosine (Nichol & Dhariwal 2021)."""
     prediction: Literal["noise", "x0", "v"] = "v"
     """What the network predicts; noise is ill-defined at levels that leave no signal, where v and x0 are not."""
-    min_snr: float | None = 5.0
+    min_snr: PositiveNumber | None = 5.0
     """Cap on a noise level's weight in the loss, as signal-to-noise ratio (Hang et al. 2023); none: equal weights."""
-    snr_floor: float = 0.0
+    snr_floor: NonNegativeNumber = 0.0
     """Added to that weight; with 1, what is learnt is v's error up to the cap, whatever is predicted (Li & He 2025)."""
     levels: Literal["uniform", "middle"] = "uniform"
     """Noise levels that are trained: all alike, or more often those in the middle, where shapes are decided."""
 
     # ---- network
-    channels: int = 64
+    channels: Annotated[int, Range(2, 4096, multiple=2)] = 64
     """Channels at full resolution; width of the network for points."""
-    multipliers: tuple[int, ...] = (1, 2, 2)
+    multipliers: Annotated[tuple[int, ...], Range(1, 64)] = (1, 2, 2)
     """Channels of each resolution, times `channels`; each next one has half the side."""
-    blocks: int = 2
+    blocks: PositiveCount = 2
     """Residual blocks of a resolution on the way down; one more on the way up."""
-    attention_size: int = 16
+    attention_size: Count = 16
     """Resolutions up to this side have self-attention."""
-    reading_size: int | None = None
+    reading_size: Count | None = None
     """Resolutions up to this side read captions; none: those that have self-attention."""
-    head_dim: int = 32
+    head_dim: PositiveCount = 32
     """Channels of an attention head."""
-    patch_size: int = 1
+    patch_size: PositiveCount = 1
     """Side of the pixel blocks that are folded into channels at the input; 2 makes the network about 4 times faster."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
     """Dropout in the residual blocks."""
-    text_dim: int = 128
+    text_dim: PositiveCount = 128
     """Width of the caption encoder."""
-    text_layers: int = 2
+    text_layers: Count = 2
     """Transformer blocks of the caption encoder."""
-    caption_length: int = 48
+    caption_length: PositiveCount = 48
     """Words of a caption that are read."""
 
     # ---- training
     condition: Literal["auto", "none"] = "auto"
     """auto: captions where the data has them, else classes where it has them."""
-    condition_dropout: float = 0.1
+    condition_dropout: Share = 0.1
     """Share of samples that are trained without their condition, for classifier-free guidance."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: for weights inside the network, in place of AdamW (Jordan et al. 2024); slower steps, but fewer."""
-    lr: float = 3e-4
+    lr: LearningRate = 3e-4
     """Learning rate of AdamW."""
-    muon_lr: float = 2e-3
+    muon_lr: LearningRate = 2e-3
     """Learning rate of Muon, whose steps are then as long as AdamW's."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeNumber = 0.01
     """Decay of weight matrices."""
-    warm_up: int = 200
+    warm_up: Count = 200
     """Steps over which the rate rises."""
     cosine_decay: bool = True
     """Lower the rate to zero along a cosine; else it stays."""
-    grad_clip: float = 1.0
+    grad_clip: PositiveNumber = 1.0
     """Largest gradient norm."""
-    ema_decay: float = 0.999
+    ema_decay: Decay = 0.999
     """Memory of the weight average that samples are drawn with."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of products; a format that the processor has no units for becomes fp32."""
+
+    def check(self) -> None:
+        super().check()
+        for width in (self.channels * multiplier for multiplier in self.multipliers):
+            if width % max(width // self.head_dim, 1):
+                raise StudioError(
+                    f"head_dim: heads of {self.head_dim} channels do not divide a level of {width}.",
+                    fix="Use a divisor of --channels.",
+                )
 
 
 @dataclass

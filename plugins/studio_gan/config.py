@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from studio.plugin import PluginConfig
+from studio.plugin.ranges import Decay, LearningRate, NonNegativeNumber, PositiveCount, PositiveNumber, Range, Share
 
 
 @dataclass
@@ -64,50 +65,50 @@ class GanConfig(PluginConfig):
     # ---- model
     family: Literal["points", "conditional", "convolutional", "attention", "progressive"] = "points"
     """Fully connected for points; fully connected for pictures with classes; DCGAN; SAGAN; ProGAN."""
-    latent_dim: int = 16
+    latent_dim: PositiveCount = 16
     """Numbers in a latent vector."""
-    generator_hidden: tuple[int, ...] = (32, 64, 128)
+    generator_hidden: Annotated[tuple[int, ...], Range(1, 1 << 20)] = (32, 64, 128)
     """Widths of the generator's hidden layers (fully connected families)."""
-    discriminator_hidden: tuple[int, ...] = (128, 64, 32)
+    discriminator_hidden: Annotated[tuple[int, ...], Range(1, 1 << 20)] = (128, 64, 32)
     """Those of the discriminator."""
-    embedding_dim: int = 16
+    embedding_dim: PositiveCount = 16
     """Size of the class embedding (conditional family)."""
-    dropout: float = 0.3
+    dropout: Annotated[float, Range(0, 0.99)] = 0.3
     """Dropout of the discriminator (conditional family)."""
-    width: int = 32
+    width: PositiveCount = 32
     """Channels at the largest resolution; they double with every halving (convolutional, attention, progressive)."""
-    attention_side: int = 16
+    attention_side: PositiveCount = 16
     """Side of the feature maps that get self-attention (attention family)."""
 
-    growth: float = 0.6
+    growth: Share = 0.6
     """Share of the training after which the networks have their full size (progressive family)."""
 
     # ---- losses
     loss: Literal["minimax", "non-saturating", "wasserstein", "wgan-gp", "hinge"] = "non-saturating"
     """The game that the two play."""
-    label_smoothing: float = 1.0
+    label_smoothing: Share = 1.0
     """Target for real samples in the minimax and non-saturating losses; 0.9 keeps the discriminator modest."""
-    clip: float = 0.01
+    clip: PositiveNumber = 0.01
     """Largest weight of the critic (wasserstein)."""
-    penalty_weight: float = 10.0
+    penalty_weight: NonNegativeNumber = 10.0
     """Weight of the gradient penalty (wgan-gp)."""
-    discriminator_steps: int = 1
+    discriminator_steps: PositiveCount = 1
     """Steps of the discriminator a round; Wasserstein critics want about 5."""
-    generator_steps: int = 1
+    generator_steps: PositiveCount = 1
     """Steps of the generator a round."""
 
     # ---- optimiser (Adam)
-    batch_size: int = 1000
+    batch_size: PositiveCount = 1000
     """Samples a step of the discriminator."""
-    lr_generator: float = 1e-3
+    lr_generator: LearningRate = 1e-3
     """Learning rate of the generator."""
-    lr_discriminator: float = 1e-3
+    lr_discriminator: LearningRate = 1e-3
     """Learning rate of the discriminator."""
-    lr_decay_start: float = 0.5
+    lr_decay_start: Share = 0.5
     """Share of the training after which both rates fall linearly to 0; 1 keeps them."""
-    beta1: float = 0.5
+    beta1: Decay = 0.5
     """Decay of Adam's first moment."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """Decay of its second moment."""
-    average_decay: float = 0.999
+    average_decay: Decay = 0.999
     """Decay of the moving average of the generator that samples are drawn from; 0 keeps none."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from studio.plugin import PluginConfig
+from studio.plugin.ranges import Count, Decay, LearningRate, NonNegativeNumber, PositiveCount, Range, Share
 
 
 @dataclass
@@ -14,19 +15,19 @@ class LanguageConfig(PluginConfig):
     """What training a language model needs, whatever it is trained on."""
 
     # ---- optimisation
-    batch: int = 32
+    batch: PositiveCount = 32
     """Texts a step."""
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     """Learning rate after the warm-up."""
-    lr_final: float = 0.1
+    lr_final: Share = 0.1
     """Learning rate at the end, as a share of lr; it falls along half a cosine."""
-    warmup: float = 0.02
+    warmup: Share = 0.02
     """Share of the training during which the learning rate rises."""
-    beta2: float = 0.99
+    beta2: Decay = 0.99
     """Decay of AdamW's mean of squared gradients; that of gradients is 0.9."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegativeNumber = 0.1
     """AdamW's decay, of matrices only."""
-    clip: float = 1.0
+    clip: NonNegativeNumber = 1.0
     """Largest norm of the gradient; longer ones are scaled down. 0: no limit."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Matrix products of the training: bf16 where the device has units for it, else fp32. Sampling is always fp32."""
@@ -102,25 +103,25 @@ class GPTConfig(LanguageConfig):
     # ---- text
     tokenizer: Literal["word", "character", "byte", "bpe"] = "word"
     """What a token is."""
-    vocab_size: int = 60_198
+    vocab_size: PositiveCount = 60_198
     """Most tokens of the vocabulary, four special ones included; words beyond it become UNK."""
 
     # ---- model
     model: Literal["gpt", "rnn", "wavenet"] = "gpt"
     """Transformer, Elman RNN, or dilated causal convolutions."""
-    width: int = 384
+    width: PositiveCount = 384
     """Length of the vectors inside."""
-    layers: int | None = None
+    layers: PositiveCount | None = None
     """Blocks one after the other; default: 6 for gpt, 1 for rnn, 8 for wavenet."""
-    heads: int = 6
+    heads: PositiveCount = 6
     """Attention heads of each block; width must be a multiple."""
-    context: int = 256
+    context: PositiveCount = 256
     """Tokens of a training window; gpt and wavenet see no further back than that."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Range(0, 0.99)] = 0.1
     """Share of activations set to zero in training."""
     tied: bool = False
     """Let gpt's head share the embedding's matrix."""
-    start_share: float = 0.1
+    start_share: Share = 0.1
     """Share of the windows of one long document whose first token is hidden, to learn how a text begins."""
 
 
@@ -147,35 +148,35 @@ class CaptionConfig(LanguageConfig):
 
     steps: int = 8_000
     """Training steps."""
-    batch: int = 64
+    batch: PositiveCount = 64
     """Pictures a step."""
-    lr: float = 2e-3
+    lr: LearningRate = 2e-3
     """Learning rate after the warm-up."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeNumber = 0.05
     """AdamW's decay, of matrices and convolutions only."""
 
     # ---- picture
-    grid: int = 8
+    grid: PositiveCount = 8
     """The encoder's last map has this many cells along each side; each becomes one vector of the prefix."""
-    encoder_width: int = 32
+    encoder_width: PositiveCount = 32
     """Channels of the encoder's first stage; they double with the next two halvings of the size."""
-    shift: int = 3
+    shift: Count = 3
     """Pictures are moved by up to this many pixels in training."""
 
     # ---- text
     tokenizer: Literal["word", "character", "byte", "bpe"] = "bpe"
     """What a token is."""
-    vocab_size: int = 2048
+    vocab_size: PositiveCount = 2048
     """Most tokens of the vocabulary, four special ones included; words beyond it become UNK."""
-    max_tokens: int = 64
+    max_tokens: PositiveCount = 64
     """Most tokens of a caption; longer ones are cut in training."""
-    width: int = 128
+    width: PositiveCount = 128
     """Length of the vectors inside the GPT."""
-    layers: int = 4
+    layers: PositiveCount = 4
     """Blocks of the GPT."""
-    heads: int = 4
+    heads: PositiveCount = 4
     """Attention heads of each block; width must be a multiple."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
     """Share of activations set to zero in training."""
-    no_picture: float = 0.1
+    no_picture: Share = 0.1
     """Share of the training pairs whose picture is replaced by a learned blank, to learn the language without one."""

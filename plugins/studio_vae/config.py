@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from studio.plugin import PluginConfig
+from studio.plugin.ranges import LearningRate, NonNegativeNumber, PositiveCount, PositiveNumber, Range, Share
 
 _DIGITS: Mapping[str, Any] = {
     "steps": 3000,
@@ -56,15 +57,15 @@ class VaeConfig(PluginConfig):
     # ---- model
     family: Literal["autoencoder", "vae", "convolutional"] = "vae"
     """autoencoder: fully connected, no distribution; vae: the same made variational; convolutional: VAE of pictures."""
-    latent_dim: int = 16
+    latent_dim: PositiveCount = 16
     """Numbers in a code."""
-    hidden: tuple[int, ...] = (128, 64, 32)
+    hidden: Annotated[tuple[int, ...], Range(1, 1 << 20)] = (128, 64, 32)
     """Widths of the encoder's hidden layers (fully connected families); the decoder mirrors them."""
     activation: Literal["relu", "sigmoid"] = "relu"
     """Nonlinearity of the hidden layers (autoencoder family)."""
     decoder_output: Literal["linear", "sigmoid"] = "linear"
     """What the autoencoder's decoder ends in: linear for points, sigmoid for pictures."""
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: Annotated[tuple[int, ...], Range(1, 1 << 20)] = (16, 32, 64)
     """Channels after each halving (convolutional family); n of them make a model of pictures up to 4 * 2^n a side."""
     kernel_size: Literal[3, 4] = 3
     """Kernel of the convolutions (convolutional family); 4, a multiple of the stride, leaves no checkerboard."""
@@ -74,33 +75,33 @@ class VaeConfig(PluginConfig):
     # ---- variational families
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
     """p(x|z): Gaussian around the decoder's output, or Bernoulli a pixel."""
-    decoder_std: float | None = 0.1
+    decoder_std: PositiveNumber | None = 0.1
     """Standard deviation of the Gaussian likelihood; none: one number, learned with the rest."""
-    beta: float = 1.0
+    beta: NonNegativeNumber = 1.0
     """Weight of the KL term; above 1 asks for codes whose entries are independent."""
-    beta_warmup: float = 0.0
+    beta_warmup: Share = 0.0
     """Share of the training over which that weight rises from 0."""
-    importance_samples: int = 64
+    importance_samples: PositiveCount = 64
     """Codes drawn a sample for the likelihood bound; more make it tighter."""
 
     # ---- autoencoder family
     corruption: Literal["none", "gaussian", "masking", "salt-and-pepper"] = "none"
     """What is done to a sample before it is encoded; the loss asks for the clean one."""
-    corruption_level: float = 0.3
+    corruption_level: NonNegativeNumber = 0.3
     """Standard deviation of the Gaussian noise, or share of the pixels that are masked, or turned black or white."""
-    sparsity: float = 0.0
+    sparsity: NonNegativeNumber = 0.0
     """Weight of the p-norm of the codes."""
-    sparsity_p: float = 1.0
+    sparsity_p: PositiveNumber = 1.0
     """That p."""
-    contraction: float = 0.0
+    contraction: NonNegativeNumber = 0.0
     """Weight of the squared Frobenius norm of the encoder's Jacobian."""
 
     # ---- optimiser (AdamW)
-    batch_size: int = 1000
+    batch_size: PositiveCount = 1000
     """Samples a step."""
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     """Learning rate at the start."""
-    lr_final: float = 0.05
+    lr_final: Share = 0.05
     """Share of it that is left at the end (cosine)."""
-    weight_decay: float = 1e-2
+    weight_decay: NonNegativeNumber = 1e-2
     """Decoupled weight decay."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from studio.errors import StudioError
+from studio.plugin.ranges import check_ranges
 
 C = TypeVar("C", bound="PluginConfig")
 D = TypeVar("D")
@@ -34,6 +35,14 @@ class PluginConfig:
 
     steps: int = 1000
     """Training steps."""
+
+    def check(self) -> None:
+        """Look at all values before anything is trained; a configuration with rules of its own adds them here.
+
+        Raises:
+            StudioError: A number is out of the range that its type declares (`studio.plugin.ranges`), or not finite.
+        """
+        check_ranges(self)
 
     @classmethod
     def preset(cls: type[C], name: str | None = None) -> C:

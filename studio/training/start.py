@@ -372,6 +372,7 @@ def _require_time_left(
 def _check(settings: PluginConfig, options: TrainOptions) -> None:
     if settings.steps < 1:
         raise StudioError(f"steps: {settings.steps} is not a number of training steps.", fix="Give --steps 1 or more.")
+    settings.check()
     if options.seed < 0:
         raise StudioError(f"seed: {options.seed} is negative.", fix="Give --seed 0 or more.")
     if options.budget_seconds is not None and not (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from studio.plugin.config import PluginConfig
+from studio.plugin.ranges import Range
 
 
 @dataclass
@@ -37,11 +38,11 @@ class NgpConfig(PluginConfig):
     space: Literal["auto", "box", "contract", "ndc"] = "auto"
     """box: an object in a box; contract: all of space around the cameras; ndc: cameras that face one way; auto: box for
     photos with alpha, contract for others."""
-    steps_across: int = 768
+    steps_across: Annotated[int, Range(16, 8192)] = 768
     """Marching steps along the diagonal of the box; among cameras twice as many along that of the cube around them."""
-    grid_resolution: int = 128
+    grid_resolution: Annotated[int, Range(16, 512, multiple=4)] = 128
     """Cells a side of the occupancy grid; a multiple of 4."""
-    cone_angle: float = 0.003
+    cone_angle: Annotated[float, Range(0, 1)] = 0.003
     """Growth of marching steps with distance, outside of a box."""
 
     ambient: bool = True
@@ -49,53 +50,53 @@ class NgpConfig(PluginConfig):
     shows there."""
 
     # ---- encoding and networks
-    levels: int = 8
+    levels: Annotated[int, Range(4, 32, multiple=4)] = 8
     """Resolutions of the hash grid, with four features each; a multiple of 4."""
-    coarsest: int = 16
+    coarsest: Annotated[int, Range(1, 4096)] = 16
     """Cells a side of the coarsest level."""
-    finest: int | None = None
+    finest: Annotated[int | None, Range(2, 65_536)] = None
     """Cells a side of the finest level; default: 1024, and 2048 in contracted space."""
-    log2_rows: int | None = None
+    log2_rows: Annotated[int | None, Range(6, 24)] = None
     """Rows of a level's table, as a power of two; default: 17, and 19 in contracted space."""
-    density_width: int = 64
+    density_width: Annotated[int, Range(16, 256, multiple=16)] = 64
     """Hidden units of the density network; a multiple of 16."""
-    color_width: int = 64
+    color_width: Annotated[int, Range(16, 256, multiple=16)] = 64
     """Hidden units of the colour network; a multiple of 16."""
 
     # ---- loss
-    loss_limit: float | None = None
+    loss_limit: Annotated[float | None, Range(1e-6, 1e6)] = None
     """Colour error beyond which the loss grows linearly (Huber); default: 0.1, and 0.3 in contracted space."""
     random_background: bool = True
     """Composite rays on random colours, so that what is opaque in the photos becomes opaque."""
-    distortion: float | None = None
+    distortion: Annotated[float | None, Range(0, 1e3)] = None
     """Weight of the distortion loss of mip-NeRF 360, against haze and floaters; default: 0, and 0.006 in contracted
     space."""
 
     # ---- optimiser
-    samples: int | None = None
+    samples: Annotated[int | None, Range(256, 1 << 24)] = None
     """Samples that light reaches in each step; the number of rays follows; default: 49,152, and 40,960 in contracted
     space."""
-    lr: float | None = None
+    lr: Annotated[float | None, Range(0, 1)] = None
     """Adam's learning rate of the hash table; default: 0.01, and 0.02 in contracted space."""
-    table_decay: float = 0.3
+    table_decay: Annotated[float, Range(0, 100)] = 0.3
     """Decoupled weight decay (AdamW) of the finer half of the hash table's levels, in shares of the learning rate."""
-    lr_networks: float = 1e-2
+    lr_networks: Annotated[float, Range(0, 1)] = 1e-2
     """Adam's learning rate of the networks."""
-    lr_decay: float | None = None
+    lr_decay: Annotated[float | None, Range(1e-6, 1)] = None
     """Factor on the learning rates at the end; default: 0.03, and 0.1 in contracted space."""
-    decay_start: float = 0.3
+    decay_start: Annotated[float, Range(0, 1)] = 0.3
     """Share of the training from which they fall."""
-    grid_every: int = 16
+    grid_every: Annotated[int, Range(1, 1_000_000)] = 16
     """Steps between updates of the occupancy grid."""
 
     # ---- per-photo corrections
     appearance: bool = False
     """Learn an embedding of the look of every training photo."""
-    lr_appearance: float = 1e-3
+    lr_appearance: Annotated[float, Range(0, 1)] = 1e-3
     """Adam's learning rate of the embeddings."""
     pose_refinement: bool = False
     """Learn a small correction of every training camera's pose."""
-    lr_poses: float = 1e-4
+    lr_poses: Annotated[float, Range(0, 1)] = 1e-4
     """Adam's learning rate of poses, radians and scene units."""
 
     # ---- where
