@@ -54,7 +54,7 @@ PROTOCOL = (
     f"comes at a random instant: {MOSTLY:.0%} of them evenly between the first figures of a training and its end, the "
     f"rest evenly over the command's duration. Trainings have {STEPS} steps and a checkpoint every {EVERY}; a resumed "
     f"one is killed again with probability {AGAIN}. Lost: the newest whole checkpoint is older than the last one that "
-    "must have been written, or a folder cannot be gone on with. Wrong: a file that is torn, or a final state (weights, "
+    "must have been written, or a folder cannot be gone on with. Wrong: a torn file, or a final state (weights, "
     "optimisers, order of the data, random streams), figures or an exported file that are not equal, bit for bit, to "
     "those of the command that was left alone. What is made by structure from motion is whole or not there."
 )

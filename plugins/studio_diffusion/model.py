@@ -17,6 +17,7 @@ from studio.devices import Precision, precision_for, select
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleRequest, TrainingContext
 from studio.plugin.latents import path_between
+from studio.plugin.noise import normal, rows_of
 from studio_diffusion.conditions import vocabulary_of
 from studio_diffusion.config import DiffusionConfig, DiffusionSampling
 from studio_diffusion.editing import EDIT_MODES, edit_start
@@ -177,7 +178,8 @@ class DiffusionModel(Generator):
         for first in range(0, n, _LARGEST_BATCH):
             count = min(_LARGEST_BATCH, n - first)
             part = None if rows is None else rows[first : first + count]
-            *_, last = self._denoise(self._noise(count, generator), part, chosen, generator)
+            own = rows_of(generator, first, count)
+            *_, last = self._denoise(self._noise(count, own), part, chosen, own)
             drawn.append(last.x)
         samples = torch.cat(drawn) if drawn else self._noise(0, generator)
         return self._from_model(samples)
@@ -344,7 +346,7 @@ class DiffusionModel(Generator):
         return None if rows is None else rows.to(self.device)
 
     def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(n, *self.data_info.sample_shape, generator=generator).to(self.device)
+        return normal((n, *self.data_info.sample_shape), generator).to(self.device)
 
     def _denoiser(self, condition: Condition | None, guidance: float | None) -> Denoiser:
         """The averaged network, with classifier-free guidance (Ho & Salimans 2022): ε = ε_∅ + s (ε_c − ε_∅)."""

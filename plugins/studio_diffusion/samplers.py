@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from studio.plugin.noise import normal
 from studio_diffusion.schedule import NoiseSchedule, Prediction
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -141,4 +142,4 @@ def invert(
 
 def fresh_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Unit normal noise of the shape of `like`, drawn on the CPU so that a seed means the same on every device."""
-    return torch.randn(like.shape, generator=generator).to(like.device)
+    return normal(like.shape, generator).to(like.device)

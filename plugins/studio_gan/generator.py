@@ -19,6 +19,7 @@ from studio.plugin.conditions import class_weights
 from studio.plugin.latents import path_between
 from studio.plugin.modes import evaluating
 from studio.plugin.needs import check_picture_range
+from studio.plugin.noise import normal, numbers_of
 from studio.plugin.padding import crop_to, pad_to
 from studio_gan.attention import AttentionDiscriminator, AttentionGenerator, normalise_spectrally
 from studio_gan.average import MovingAverage
@@ -226,7 +227,7 @@ class GanGenerator(Generator):
         chosen = GanSampleOptions(**options)
         z = chosen.truncation * self._latents(n, generator or torch.Generator())
         if condition is None and self.num_classes:
-            condition = [i % self.num_classes for i in range(n)]
+            condition = [i % self.num_classes for i in numbers_of(generator, n)]
         return self._leave(self._run(z, self._weights(condition, n), average=chosen.average))
 
     @torch.no_grad()
@@ -337,7 +338,7 @@ class GanGenerator(Generator):
 
     # ---- parts ---------------------------------------------------------------------------------------------------
     def _latents(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self.config.latent_dim, generator=generator).to(self.device)
+        return normal((n, self.config.latent_dim), generator).to(self.device)
 
     def _run(self, z: Tensor, classes: Tensor | None, *, average: bool = True) -> Tensor:
         """The generator as it is used: statistics of batch norm fixed, averaged weights."""

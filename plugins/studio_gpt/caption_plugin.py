@@ -20,6 +20,7 @@ from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, SampleRequest, TrainingContext
 from studio.plugin.modes import evaluating
+from studio.plugin.noise import rows_of
 from studio_gpt.beam import beam_search
 from studio_gpt.config import CaptionConfig
 from studio_gpt.decoding import TextOptions, continue_texts
@@ -209,7 +210,8 @@ class Captioner(Generator):
         with evaluating(self):
             for start in range(0, n, _AT_ONCE):
                 part = begins[start : start + _AT_ONCE]
-                captions += self._draw(self._blank_prefix(len(part)), part, chosen, generator)
+                own = rows_of(generator, start, len(part)) or generator
+                captions += self._draw(self._blank_prefix(len(part)), part, chosen, own)
         return [prompt + text for prompt, text in zip(prompts, captions, strict=True)]
 
     def _blank_prefix(self, n: int) -> Float[Tensor, "n cells width"]:

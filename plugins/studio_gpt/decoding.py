@@ -25,6 +25,7 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio.plugin import SampleOptions
+from studio.plugin.noise import uniform
 
 
 class TokenReader(Protocol):
@@ -127,9 +128,9 @@ def next_tokens(
         logits = penalize(logits, counts, options.repetition_penalty)
     if options.temperature == 0:
         return logits.argmax(dim=-1)
-    uniform = torch.rand(len(logits), dtype=torch.float64, generator=generator)
+    drawn = uniform((len(logits),), generator, dtype=torch.float64)
     p, tokens = candidates(logits, options)
-    return tokens.gather(1, draw(p, uniform.to(p.device))[:, None])[:, 0]
+    return tokens.gather(1, draw(p, drawn.to(p.device))[:, None])[:, 0]
 
 
 def continue_texts(

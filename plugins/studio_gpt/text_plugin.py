@@ -14,6 +14,7 @@ from studio.datasets import Dataset
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Generator, TokenBatch, TokenRequest, TrainingContext
 from studio.plugin.modes import evaluating
+from studio.plugin.noise import rows_of
 from studio_gpt.beam import beam_search
 from studio_gpt.config import GPTConfig
 from studio_gpt.decoding import TextOptions, continue_texts
@@ -82,7 +83,8 @@ class TextGenerator(Generator):
 
     def _encode_whole(self, text: str) -> list[int]:
         tokenizer = self.tokenizer
-        return [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]
+        # Of the training text the vocabulary knows all; of a held-out one, not every character.
+        return [tokenizer.bos, *tokenizer.encode_any(text), tokenizer.eos]
 
     def training_step(self, batch: TokenBatch, step: int) -> dict[str, float | Tensor]:
         # Lines are shorter than the window: what all of them lack need not be computed.
@@ -132,7 +134,8 @@ class TextGenerator(Generator):
         with evaluating(self):
             encoded = self._encode_prompts(prompts) if n else []
             for start in range(0, n, _TEXTS_AT_ONCE):
-                texts += self._continue(encoded[start : start + _TEXTS_AT_ONCE], chosen, generator)
+                part = encoded[start : start + _TEXTS_AT_ONCE]
+                texts += self._continue(part, chosen, rows_of(generator, start, len(part)) or generator)
         return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
     def _prompts(self, n: int, condition: Sequence[int] | Sequence[str] | None) -> list[str]:
@@ -222,29 +225,30 @@ class TextGenerator(Generator):
         """ln p of each text in nats, exact.
 
         A model of lines counts the end of the line, a model of one document does not: there a text is an excerpt. A
-        text longer than the context is scored by the windows of `studio_gpt.windows`. Words that the vocabulary lacks
-        count as UNK, which is logged.
+        text longer than the context is scored by the windows of `studio_gpt.windows`. Words and characters that the
+        vocabulary lacks count as UNK, which is logged; `unknown_tokens` counts them.
 
         Args:
             x: Texts.
             condition: Texts that come before them and are not scored themselves.
-
-        Raises:
-            StudioError: A text has characters that the vocabulary cannot express.
         """
-        texts = self._encode(x)
-        before = [[] for _ in texts] if condition is None else self._encode(condition)
+        texts = self._encode_any(x)
+        before = [[] for _ in texts] if condition is None else self._encode_any(condition)
         with evaluating(self):
             totals = [
                 self._score(given + tokens)[len(given) :].sum() for given, tokens in zip(before, texts, strict=True)
             ]
         return torch.stack(totals) if totals else torch.zeros(0, dtype=torch.float64)
 
+    def unknown_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens of some texts are UNK to the model."""
+        return sum(self.tokenizer.encode_any(text).count(self.tokenizer.unk) for text in texts)
+
     @torch.no_grad()
     def perplexity(self, texts: Sequence[str]) -> float:
         """exp of the mean nats a token, over all texts."""
         with evaluating(self):
-            scores = torch.cat([self._score(tokens) for tokens in self._encode(texts)])
+            scores = torch.cat([self._score(tokens) for tokens in self._encode_any(texts)])
         return float((-scores.mean()).exp())
 
     def _score(self, encoded: list[int]) -> Tensor:
@@ -279,13 +283,23 @@ class TextGenerator(Generator):
         return tokens[-limit:]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of users' texts, with a note about words that the model does not know."""
+        """Tokens of texts to go on with; raises StudioError where a character has none."""
+        tokens = [self.tokenizer.encode(text) for text in texts]
+        self._note_unknown(texts)
+        return tokens
+
+    def _encode_any(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of texts to score, UNK for what the model does not know."""
+        self._note_unknown(texts)
+        return [self.tokenizer.encode_any(text) for text in texts]
+
+    def _note_unknown(self, texts: Sequence[str]) -> None:
+        """A note about what the model does not know."""
         unknown = list(dict.fromkeys(word for text in texts for word in self.tokenizer.unknown(text)))
         if unknown:
             more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
             shown = ", ".join(map(repr, unknown[:_SHOWN]))
             _log.warning("The model does not know %s%s: read as %s.", shown, more, UNKNOWN_WORD)
-        return [self.tokenizer.encode(text) for text in texts]
 
 
 def _network(config: GPTConfig, vocab_size: int) -> LanguageModel:

@@ -57,8 +57,12 @@ class Tokenizer(ABC):
             StudioError: The text has characters that the vocabulary cannot express.
         """
 
+    def encode_any(self, text: str) -> list[int]:
+        """As `encode`, with UNK for what the vocabulary cannot express: to score a text, not to go on with it."""
+        return self.encode(text)
+
     def unknown(self, text: str) -> list[str]:
-        """What `encode` turns into UNK, each once, in the text's order."""
+        """What `encode_any` turns into UNK, each once, in the text's order."""
         return []
 
     def token_bytes(self, token: int) -> bytes:
@@ -132,6 +136,12 @@ class CharacterTokenizer(Tokenizer):
                 fix=f"Give --vocab-size {len(found) + len(SPECIALS)}, or --tokenizer byte.",
             )
         return cls(sorted(found))
+
+    def encode_any(self, text: str) -> list[int]:
+        return [self._ids.get(character, self.unk) for character in text]
+
+    def unknown(self, text: str) -> list[str]:
+        return list(dict.fromkeys(character for character in text if character not in self._ids))
 
     def encode(self, text: str) -> list[int]:
         try:

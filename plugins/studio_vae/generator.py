@@ -18,6 +18,7 @@ from studio.plugin import DataInfo, Generator, SampleBatch, SampleOptions, Sampl
 from studio.plugin.conditions import class_weights
 from studio.plugin.latents import path_between
 from studio.plugin.needs import check_picture_range
+from studio.plugin.noise import normal, numbers_of, uniform
 from studio.plugin.padding import crop_to, pad_to
 from studio_vae.autoencoder import (
     CodeDecoder,
@@ -176,11 +177,11 @@ class VaeGenerator(Generator):
         """
         chosen = VaeSampleOptions(**options)
         generator = generator or torch.Generator()
-        z = chosen.temperature * torch.randn(n, self.config.latent_dim, generator=generator).to(self.device)
+        z = chosen.temperature * normal((n, self.config.latent_dim), generator).to(self.device)
         if not self._variational:
             z = self.codes.draw(z)
         if condition is None and self.num_classes:
-            condition = [i % self.num_classes for i in range(n)]
+            condition = [i % self.num_classes for i in numbers_of(generator, n)]
         decoded = self._decoded(z, self._weights(condition, n))
         x = self._mean(decoded)
         if chosen.noise and self._variational:
@@ -423,9 +424,9 @@ class VaeGenerator(Generator):
     def _draw(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         """A draw of p(x|z) around its mean."""
         if self.config.likelihood == "bernoulli":
-            return (torch.rand(mean.shape, generator=generator).to(mean) < mean).to(mean.dtype)
+            return (uniform(mean.shape, generator).to(mean) < mean).to(mean.dtype)
         std = torch.as_tensor(self._log_std()).exp().to(mean.device)
-        return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+        return mean + std * normal(mean.shape, generator).to(mean)
 
     def _need_distribution(self) -> None:
         if not self._variational:

@@ -328,6 +328,11 @@ def _assess_text(
         if isinstance(request, TokenRequest):
             tokens = sum(len(request.encode(text)) for text in excerpts)
             figures |= {"nats_per_token": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700.0))}
+        if callable(count_unknown := getattr(generator, "unknown_tokens", None)):
+            # They cost what the model gives to a token that it never saw: the figure is of the text as it is.
+            protocol["unknown_tokens"] = unknown = int(count_unknown(excerpts))
+            if unknown:
+                tell(f"{unknown:,} tokens of the held-out text are unknown to the model, and count as such")
         what = "lines" if test.lines else f"excerpts of {_EXCERPT} characters, each after the text before it"
         protocol |= {"held_out": f"{len(excerpts)} {what} ({characters:,} characters)", "likelihood": _kind(generator)}
     return GeneratorReport("text", figures, protocol), texts

@@ -309,7 +309,7 @@ class Trainer:
 
     def _save_what_is_left(self, error: BaseException) -> None:
         """After an error that did not come out of a step, such as a full disk: keep the steps since the last save."""
-        if isinstance(error, (NonFiniteLossError, RunFolderGoneError)) or not isinstance(error, Exception):
+        if isinstance(error, (NonFiniteLossError, RunFolderGoneError)) or not isinstance(error, (StudioError, OSError)):
             return
         if self._whole and self.step not in (0, self._saved_at):
             # Where the disk is full for this, too, the first error says so.

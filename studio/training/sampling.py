@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from studio.plugin.base import Generator
+from studio.plugin.noise import SampleGenerator
 
 _BATCH_VALUES = 256 * 3 * 32 * 32
 _LARGEST_BATCH, _TEXTS = 4096, 16
@@ -36,24 +37,27 @@ def draw_samples(
     options: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] = lambda drawn: None,
 ) -> Tensor | list[str]:
-    """Samples (n, *shape) on the CPU, or strings; equal seeds and batches give equal samples.
+    """Samples (n, *shape) on the CPU, or strings; equal seeds give equal samples, whatever the batch.
+
+    So far as the plugin draws through `studio.plugin.noise`; one that does not gives equal samples for equal batches.
 
     Args:
         generator: Trained, in evaluation mode.
         n: How many.
         condition: One each, or None.
-        seed: Of one random stream for all batches.
+        seed: Of the samples' random streams, one each.
         batch: Samples at once; default: `default_batch`.
         options: Fields of the generator's `sample_options`.
         on_batch: Told after each batch how many it had.
     """
-    noise = torch.Generator().manual_seed(seed)
+    noise = SampleGenerator(seed)
     size = batch or default_batch(generator)
     tensors: list[Tensor] = []
     texts: list[str] = []
     for start in range(0, n, size):
         count = min(size, n - start)
         part = None if condition is None else condition[start : start + count]
+        noise.turn_to(start, count)
         drawn = generator.sample(count, part, noise, **(options or {}))
         if isinstance(drawn, Tensor):
             tensors.append(drawn.float().cpu())
