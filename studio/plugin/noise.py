@@ -25,6 +25,10 @@ class SampleGenerator(torch.Generator):
         seed: Of all streams.
     """
 
+    def __new__(cls, seed: int) -> SampleGenerator:
+        # torch's own would take the seed for the number of a device.
+        return super().__new__(cls)
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.manual_seed(seed)
