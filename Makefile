@@ -71,7 +71,12 @@ hashes: $(VENV)/.installed-dev ## Write requirements.txt: the pinned set with th
 examples: $(VENV)/.installed-dev ## Install the example plugins and new ones as a stranger would, and check them
 	scripts/check_examples.sh $(python)
 
-docs: $(VENV)/.installed-dev ## Build the documentation into build/docs (with EXTRAS=dev,docs)
+# Marked by itself, so that an environment that was made without the tools of the documentation gets them.
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	@$(python) -c "import mkdocs, material, mkdocstrings" 2>/dev/null || scripts/install.sh $(VENV) $(EXTRAS),docs
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## Build the documentation into build/docs
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
 

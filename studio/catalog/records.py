@@ -13,6 +13,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.reading.files import is_folder
 from studio.reading.json_text import read_json_object
+from studio.reading.neighbours import meant
 from studio.training.labels import ENDED, read_labels
 from studio.training.run import CHECKPOINTS, CONFIG, RunConfig, RunFolder
 from studio.training.running import is_running
@@ -118,7 +119,7 @@ def find_runs(root: str | os.PathLike[str]) -> list[RunRecord]:
     """
     root = Path(root).expanduser()
     if not is_folder(root):
-        raise StudioError(f"{root}: there is no such folder.", fix="Name the folder of your runs.")
+        raise StudioError(f"{root}: there is no such folder.", fix=meant(root, "Name the folder of your runs."))
     found = []
     for folder, names, files in os.walk(root, followlinks=False):
         here = Path(folder)

@@ -152,7 +152,8 @@ def _lpips(request: Evaluate) -> tuple[Lpips | None, str]:
         return load_lpips(request.lpips, request.lpips_weights.expanduser()), request.lpips
     model, reason = find_lpips(request.lpips)
     if model is None:
-        err().print(f"note: {reason}", markup=False)
+        if not request.json:
+            err().print(f"note: {reason}", markup=False)
         return None, "unavailable (no weights on this computer)"
     return model, reason
 

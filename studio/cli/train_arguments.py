@@ -28,6 +28,7 @@ from studio.cli.arguments import (
     wants_help,
 )
 from studio.errors import StudioError
+from studio.reading.files import is_file
 from studio.registry import PluginEntry, find_plugin, list_plugins, load_config_class, plugin_names
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
         combined, rest, prog=f"{PROG} {entry.name}", positionals=1, description=_describe(entry, type(config), preset)
     )
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    if entry.spec.kind == "field":
+        _refuse_samples(entry, values["data"])
     return TrainRequest(
         entry.name,
         entry.spec.kind,
@@ -211,6 +214,26 @@ def read_train_arguments(argv: Sequence[str]) -> TrainRequest | ResumeRequest:
         values["run"],
         values.get("scene", SceneOptions()),
         values.get("dataset", DataOptions()),
+    )
+
+
+def _refuse_samples(entry: PluginEntry, data: str) -> None:
+    """Raise where a field is given what is plainly a data set for generators, and name those that take it."""
+    drawn = data.startswith(("toy:", "shapes:"))
+    ending = "".join(Path(data).suffixes[-2:]).lower().removesuffix(".gz")
+    if not drawn and not (ending.endswith((".npz", ".txt", ".zip", "-ubyte")) and is_file(Path(data).expanduser())):
+        return
+    text = ending.endswith(".txt") and not drawn
+    able = [
+        other.name
+        for other in list_plugins()
+        if other.status == "ok" and other.spec is not None and other.spec.kind == "generator"
+        and ("stream" in (can := other.spec.all_capabilities())) == text
+        and ("caption" not in can or data.startswith("shapes:"))
+    ]  # fmt: skip
+    raise StudioError(
+        f"{data}: a data set of samples, and '{entry.name}' learns scenes from posed photos.",
+        fix=f"Plugins that take it: {', '.join(able)}." if able else "Name a folder of posed photos.",
     )
 
 

@@ -15,6 +15,7 @@ from studio.datasets.side_files import PICTURE_SUFFIXES
 from studio.datasets.text import TEXT_SUFFIXES, TextDataset, load_text, only_text_in
 from studio.errors import StudioError
 from studio.reading.files import is_folder, open_regular, show_path
+from studio.reading.neighbours import meant
 
 _KNOWN = "Give a folder or .zip of pictures, idx files (MNIST), a .npz or text file, toy:swiss-roll, or shapes:64."
 
@@ -122,7 +123,7 @@ def load_dataset(
     where = Path(path).expanduser()
     if not is_folder(where):
         if not os.path.lexists(where):
-            raise StudioError(f"{show_path(path)}: there is no such file or folder.", fix=_KNOWN)
+            raise StudioError(f"{show_path(path)}: there is no such file or folder.", fix=meant(where, _KNOWN))
         open_regular(where).close()  # raises at pipes, devices, and what may not be read
     from studio.datasets.idx import find_idx_files, load_idx, looks_like_idx
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 import torch
@@ -39,5 +40,7 @@ def toy_dataset(name: str, n: int = 10_000, seed: int = 0) -> ArrayDataset:
         angle = labels * (math.pi / 4)
         x = 1.4 * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.1 * torch.randn(n, 2, generator=g)
     else:
-        raise StudioError(f"There is no toy set named '{name}'.", fix=f"Toy sets: {', '.join(TOYS)}.")
+        near = difflib.get_close_matches(name, TOYS, n=1)
+        hint = f"Did you mean toy:{near[0]}?" if near else f"Toy sets: {', '.join(TOYS)}."
+        raise StudioError(f"There is no toy set named '{name}'.", fix=hint)
     return ArrayDataset(name, x.float(), labels)

@@ -13,6 +13,7 @@ from studio.readers.detect import detect_reader
 from studio.readers.holdout import hold_out
 from studio.readers.registry import Reader, ReaderFamily, ReadOptions, get_reader, reader_names, register_reader
 from studio.reading.files import is_file, is_folder
+from studio.reading.neighbours import meant
 from studio.scene import Frame, PointCloud, Scene, normalize_scene
 from studio.scene.normalize import NormalizeMethod
 
@@ -66,7 +67,7 @@ def load_scene(
     if not is_folder(root):
         raise StudioError(
             f"{root}: {'is a file, not a folder' if is_file(root) else 'there is no such folder'}.",
-            fix="Name the folder that holds the photos and their poses.",
+            fix=meant(root, "Name the folder that holds the photos and their poses."),
         )
     # Path(".").name is empty; the resolved folder has the name that people know it by.
     root = root if root.name not in ("", "..") else root.resolve()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -25,6 +26,7 @@ from studio.files import atomic_write
 from studio.reading.files import is_file, is_folder, read_bytes
 from studio.reading.json_text import parse_json
 from studio.reading.limits import LARGEST_LENGTH, LARGEST_ROWS
+from studio.reading.neighbours import meant
 from studio.reading.yaml_text import read_yaml
 
 CONFIG = "config.yaml"
@@ -117,6 +119,10 @@ class RunFolder:
             raise StudioError(f"{path}: a file, not a run folder.", fix="Give the folder that holds config.yaml.")
         runs = sorted(path.glob(f"**/{CONFIG}"), key=lambda p: p.stat().st_mtime) if is_folder(path) else []
         if not runs:
+            if not os.path.lexists(path):
+                raise StudioError(
+                    f"{path}: there is no such folder.", fix=meant(path, "Name the folder of a run, or one above it.")
+                )
             raise StudioError(
                 f"{path}: there is no run here (no {CONFIG}).", fix="Train one with: studio train PLUGIN DATA"
             )

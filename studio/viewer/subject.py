@@ -20,6 +20,7 @@ from studio.export.splat_formats import HasGaussians, is_splat_path, read_gaussi
 from studio.plugin.abilities import FromGaussians
 from studio.plugin.base import Field
 from studio.reading.files import is_file, is_folder
+from studio.reading.neighbours import meant
 from studio.registry import find_plugin, list_plugins, load_plugin_class
 from studio.scene import PhotoStore, PointCloud, Scene
 from studio.scene.normalize import focus_point
@@ -239,7 +240,9 @@ def open_subject(path: Path, *, device: str = "auto", reader: dict[str, Any] | N
 
     path = path.expanduser()
     if not is_file(path) and not is_folder(path):
-        raise StudioError(f"{path}: does not exist.", fix="Give a run's folder, a splat file, or a folder of photos.")
+        raise StudioError(
+            f"{path}: does not exist.", fix=meant(path, "Give a run's folder, a splat file, or a folder of photos.")
+        )
     if is_splat_path(path) and path.suffix != ".json":
         return subject_of_file(path, device=device)
     try:

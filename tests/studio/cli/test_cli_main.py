@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +43,7 @@ def test_every_command_has_help(studio, name: str) -> None:
         (["plugins", "--jsn"], "error: 'studio plugins' has no option '--jsn'. Did you mean '--json'?\n"),
         (["plugins", "more"], "error: There is no command 'studio plugins more'. "),
         (["doctor", "more"], "error: 'more' is one argument too many for 'studio doctor'. "),
-        (["eval", "nowhere"], "error: nowhere: there is no run here (no config.yaml). "),
+        (["eval", "nowhere"], "error: nowhere: there is no such folder. "),
         (["data", "inof"], "error: There is no command 'studio data inof'. "),
         (["info", "bal"], "error: There is no plugin named 'bal'. Did you mean 'ball'?\n"),
     ],
@@ -116,3 +118,43 @@ def test_the_clock_starts_with_the_process(monkeypatch: pytest.MonkeyPatch) -> N
 def test_exit_codes_of_argument_errors(studio) -> None:
     assert studio("render").code == 2
     assert main(["train", "ball", "x", "--seed", "one"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train splat toy:moons", r"learns scenes from posed photos\. Plugins that take it: .*diffusion, gan, .*vae"),
+        ("train splat scenes/tabeltop", r"Did you mean \S*scenes/tabletop\?"),
+        ("train gan scenes/tabeltop", r"Did you mean \S*scenes/tabletop\?"),
+        ("train gan toy:moon", r"Did you mean toy:moons\?"),
+        (
+            "train splat scenes/tabletop --budget 5x",
+            r"--budget: '5x' is not a duration.*See: studio train splat --help",
+        ),
+        ("train gan toy:moons --steps 1e3", r"--steps: '1e3' is not a whole number"),
+        ("train splat", r"'studio train splat' needs DATA"),
+        ("train splat scenes/tabletop --buget 5m", r"no option '--buget'\. Did you mean '--budget'\?"),
+        ("render scenes/tabeltop", r"Did you mean \S*scenes/tabletop\?"),
+        ("view scenes/tabeltop", r"Did you mean \S*scenes/tabletop\?"),
+        ("compare", r"needs RUN"),
+    ],
+)
+def test_what_is_refused_is_one_line(studio, tmp_path: Path, words: str, said: str) -> None:
+    (tmp_path / "scenes" / "tabletop").mkdir(parents=True)
+    done = studio(*words.split())
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert re.search(said, done.err), done.err
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_help_of_every_command_fits(studio, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in (*([name] for name in COMMANDS), ["train", "vae"], ["data", "info"], ["plugins", "new"]):
+        done = studio(*command, "--help")
+        assert done.code == 0
+        usage, *lines = done.out.splitlines()
+        assert usage.startswith(f"usage: studio {command[0]}")
+        wide = [line for line in lines if len(line) > columns and not line.startswith("       studio ")]
+        # Only the lines of the usage, which are there to be copied, are not broken.
+        assert not wide, (command, wide)
