@@ -9,6 +9,7 @@ import http
 import io
 import ipaddress
 import logging
+import re
 import secrets
 import socket
 import threading
@@ -79,12 +80,14 @@ class Access:
         """
         if self.token is not None:
             given, _, rest = path.lstrip("/").partition("?")[0].partition("/")
-            return f"/{rest}" if hmac.compare_digest(given.encode(), self.token.encode()) else None
+            # The path is as it was sent; bytes beyond ASCII stand in it as surrogates.
+            same = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.token.encode())
+            return f"/{rest}" if same else None
         # Pages of the web may send requests to this machine, and open websockets, too (DNS rebinding, cross-site
         # websockets): their Host or Origin gives them away.
         if host is None or not is_loopback(_hostname(f"//{host}")):
             return None
-        if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             return None
         return path
 
@@ -172,11 +175,24 @@ def _guarded(access: Access) -> Iterator[threading.Event]:
 
     def serve(*args: Any, process_request: _ProcessRequest | None = None, **options: Any) -> Any:
         def checked(connection: ServerConnection, request: Request) -> Response | None:
-            path = access.admit(request.path, request.headers.get("Host"), request.headers.get("Origin"))
+            hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
+            if len(hosts) > 1 or len(origins) > 1:
+                return _answer(http.HTTPStatus.BAD_REQUEST, "The request has two addresses.")
+            path = access.admit(request.path, *(hosts or [None]), *(origins or [None]))
             if path is None:
-                return _refusal()
+                return _answer(http.HTTPStatus.FORBIDDEN, _REFUSED)
             request.path = path
-            return None if process_request is None else process_request(connection, request)
+            if process_request is None:
+                return None
+            if len(path) > _LONGEST_PATH or not path.isascii() or "%00" in path:
+                return _answer(http.HTTPStatus.BAD_REQUEST, "There is no such address.")
+            try:
+                found = process_request(connection, request)
+            except (OSError, ValueError):  # an address that no file can have
+                return _answer(http.HTTPStatus.BAD_REQUEST, "There is no such address.")
+            if found is not None:
+                _add_policy(found.headers, *hosts)
+            return found
 
         installed.set()
         return original(*args, process_request=checked, **options)
@@ -188,10 +204,55 @@ def _guarded(access: Access) -> Iterator[threading.Event]:
         websockets.asyncio.server.serve = original  # type: ignore[misc]
 
 
-def _refusal() -> Response:
-    text = b"This viewer opens with the whole address that was printed when it was started.\n"
+_REFUSED = "This viewer opens with the whole address that was printed when it was started."
+_LONGEST_PATH = 1024
+"""Letters of an address; the page's own are far shorter."""
+
+
+def _answer(status: http.HTTPStatus, said: str) -> Response:
+    text = f"{said}\n".encode()
     headers = Headers({"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text))})
-    return Response(http.HTTPStatus.FORBIDDEN, "Forbidden", headers, text)
+    _add_policy(headers)
+    return Response(status, status.phrase, headers, text)
+
+
+def _add_policy(headers: Headers, host: str = "") -> None:
+    """Tell the browser that the page is shown in no other one, and loads and reaches nothing but this server.
+
+    The page of viser is one file with its scripts and styles in it, and unpacks WebAssembly in workers.
+    """
+    # Some browsers do not count a websocket to the same server as 'self'.
+    own = f" ws://{host} wss://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
+    rules = (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        f"connect-src 'self' data: blob:{own}",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+    for name, value in (
+        ("Content-Security-Policy", "; ".join(rules)),
+        ("X-Frame-Options", "DENY"),
+        ("X-Content-Type-Options", "nosniff"),
+        # The token stands in the address.
+        ("Referrer-Policy", "no-referrer"),
+    ):
+        if name not in headers:
+            headers[name] = value
+
+
+def _place(address: str) -> str | None:
+    try:
+        return urllib.parse.urlsplit(address).netloc
+    except ValueError:
+        return None
 
 
 def _hostname(address: str) -> str | None:

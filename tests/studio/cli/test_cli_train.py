@@ -96,7 +96,7 @@ def test_the_offered_choices_are_the_engines() -> None:
         (["toy-gauss", "D", "--downscale", "2"], r"'studio train toy-gauss' has no option '--downscale'"),
         (["ball", "D", "E"], r"'E' is one argument too many"),
         (["clash", "D"], r"--seed of plugin 'clash' \(ball_config:ClashConfig\.seed\) clashes with the engine's own"),
-        (["--resume", "nowhere"], r"nowhere: there is no run here"),
+        (["--resume", "nowhere"], r"nowhere: there is no such folder"),
         (["--resume", "R", "--seed", "3"], r"--seed cannot be given with --resume"),
         (["--resume", "R", "--downscale=3"], r"--downscale cannot be given with --resume"),
     ],

@@ -54,6 +54,8 @@ def test_bad_tokens_are_refused(token: str) -> None:
         ("/", "127.0.0.1:7007", "null", None),
         ("/", None, None, None),
         ("/", "[broken", None, None),
+        ("/", "127.0.0.1:7007", "http://[broken", None),
+        ("/", "127.0.0.1:7007", "\udcff", None),
     ],
 )
 def test_requests_without_a_token(path: str, host: str | None, origin: str | None, admitted: str | None) -> None:
@@ -72,6 +74,7 @@ def test_requests_without_a_token(path: str, host: str | None, origin: str | Non
         (f"/{TOKEN}x/", None),
         (f"/file?{TOKEN}", None),
         ("/é", None),
+        ("/\udcc3\udca9/", None),  # as the server hands over bytes that are not ASCII
     ],
 )
 def test_requests_with_a_token(path: str, admitted: str | None) -> None:
@@ -148,6 +151,55 @@ def test_nothing_opens_without_the_token(guarded_server: Server) -> None:
     assert websocket_status(url.rstrip("/")) == 101
     assert websocket_status(bare) == 403
     assert websocket_status(f"{bare}{TOKEN[:-1]}x") == 403
+
+
+def raw(server: Server, lines: bytes) -> bytes:
+    """The first line of the answer to a request that no browser would send."""
+    with socket.create_connection(("127.0.0.1", server.get_port()), timeout=20) as connection:
+        connection.sendall(lines)
+        return connection.recv(4096).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        (b"/\xc3\xa9", b"Host: HERE\r\n", b"400"),
+        (b"/", b"Host: HERE\r\nHost: HERE\r\n", b"400"),
+        (b"/", b"Host: HERE\r\nOrigin: http://HERE\r\nOrigin: http://HERE\r\n", b"400"),
+        (b"/", b"Host: HERE\r\nOrigin: http://[broken\r\n", b"403"),
+        (b"/", b"Host: HERE\r\nOrigin: \xff\xfe\r\n", b"403"),
+        (b"/", b"Host: [broken\r\n", b"403"),
+        (b"/", b"", b"403"),
+        (b"/" + b"a" * 3000, b"Host: HERE\r\n", b"400"),
+        (b"/" + b"a/" * 400, b"Host: HERE\r\n", b"404"),
+        (b"/%00", b"Host: HERE\r\n", b"400"),
+        (b"/../../../../etc/passwd", b"Host: HERE\r\n", b"40"),
+    ],
+)
+def test_odd_requests_are_refused(open_server: Server, path: bytes, headers: bytes, expected: bytes) -> None:
+    here = f"127.0.0.1:{open_server.get_port()}".encode()
+    said = raw(open_server, b"GET " + path + b" HTTP/1.1\r\n" + headers.replace(b"HERE", here) + b"\r\n")
+    assert said.startswith(b"HTTP/1.1 " + expected), said
+
+
+def test_odd_tokens_are_refused(guarded_server: Server) -> None:
+    for token in (b"\xc3\xa9", b"\xff\xfe", b"a" * 4000):
+        said = raw(guarded_server, b"GET /" + token + b"/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 403"), said
+
+
+def test_the_page_may_not_be_framed_and_reaches_nothing_else(open_server: Server) -> None:
+    with urllib.request.urlopen(open_server.url, timeout=20) as answer:
+        policy = dict(rule.split(" ", 1) for rule in answer.headers["Content-Security-Policy"].split("; "))
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert policy["frame-ancestors"] == "'none'"
+    assert policy["default-src"] == "'self'"
+    assert f"ws://127.0.0.1:{open_server.get_port()}" in policy["connect-src"].split()
+    assert not any("*" in rule or "https:" in rule.split() for rule in policy.values())
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(open_server.url, headers={"Host": "evil.example"}), timeout=20)
+    assert "frame-ancestors 'none'" in refused.value.headers["Content-Security-Policy"]
 
 
 def test_servers_are_not_published(open_server: Server) -> None:
