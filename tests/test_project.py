@@ -52,6 +52,31 @@ def test_every_dependency_is_pinned_within_its_range(python: str) -> None:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), f"{line} on Python {python}"
 
 
+def test_the_set_with_hashes_is_the_tested_one() -> None:
+    """requirements.txt is made from constraints.txt: each package at the version of its pins, with hashes."""
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    found: dict[str, list[Requirement]] = {}
+    for line in lines:
+        wanted, *hashes = line.split(" --hash=")
+        assert hashes, line
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", part.strip()) for part in hashes), line
+        requirement = Requirement(wanted.strip())
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    for python in PYTHONS:
+        environment = {"python_version": python, "python_full_version": f"{python}.5", "sys_platform": "linux"}
+        pins = _pins(python)
+        for name, requirements in found.items():
+            chosen = [r for r in requirements if r.marker is None or r.marker.evaluate(environment)]
+            assert len(chosen) <= 1, f"{name} twice on Python {python}"
+            for requirement in chosen:
+                assert name not in pins or requirement.specifier.contains(pins[name]), f"{name} on Python {python}"
+        for line in PYPROJECT["project"]["dependencies"]:
+            name = canonicalize_name(Requirement(line).name)
+            # torch comes from another index where it is wanted without CUDA.
+            assert name == "torch" or name in found, name
+
+
 def test_version_is_stated_once_more_without_contradiction() -> None:
     assert PYPROJECT["project"]["version"] == studio.__version__
 
