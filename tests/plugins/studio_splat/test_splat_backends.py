@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -99,9 +100,10 @@ def test_a_probe_that_succeeds_is_not_run_again(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are a POSIX matter")
 def test_a_probe_that_is_ended_takes_its_compilers_with_it(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
-    child = f"import time\nwhile True: open({str(beat)!r}, 'a').write('x'); time.sleep(0.05)"
-    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    reason = backends._run_probe(code, 2.0)
+    # A shell is there at once, where another Python might not be within the time on a busy machine.
+    child = f"while :; do printf x >> {shlex.quote(str(beat))}; sleep 0.05; done"
+    code = f"import subprocess, time; subprocess.Popen(['/bin/sh', '-c', {child!r}]); time.sleep(60)"
+    reason = backends._run_probe(code, 4.0)
     assert reason is not None
     assert "was not ready" in reason
     size = beat.stat().st_size

@@ -72,9 +72,12 @@ def test_a_pause_is_no_training(tmp_path: Path) -> None:
     run.trainer.observers.append(viewer)
     viewer._toggle()
     seen: list[int] = []
+    ended = threading.Event()
 
     def go_on() -> None:
-        time.sleep(0.6)
+        # However long the first step takes; then nothing may happen for a while.
+        while run.trainer.step == 0 and not ended.is_set():
+            time.sleep(0.01)
         seen.append(run.trainer.step)
         time.sleep(0.4)
         seen.append(run.trainer.step)
@@ -88,6 +91,7 @@ def test_a_pause_is_no_training(tmp_path: Path) -> None:
     try:
         result = run.train()
     finally:
+        ended.set()
         waker.join(20)
         viewer.close()
     assert seen == [1, 1]

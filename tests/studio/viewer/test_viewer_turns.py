@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from studio.viewer import turns as turns_module
 from studio.viewer.turns import LockedTurns, TrainingTurns, TurnsOver
 
 
@@ -87,15 +89,23 @@ def test_the_training_thread_does_the_work_between_steps() -> None:
     assert around == ["in", "out"]
 
 
-def test_pictures_take_no_more_than_their_share() -> None:
+def test_pictures_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(turns_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     turns, done = TrainingTurns(share=0.25), []
-    threads = [asking(turns, lambda: (time.sleep(0.05), done.append(1))) for _ in range(2)]
+
+    def draw() -> None:
+        clock[0] += 0.05
+        done.append(1)
+
+    threads = [asking(turns, draw) for _ in range(2)]
     turns.between_steps()
     assert len(done) == 1
     # 0.05 s of a quarter: the next turn is 0.15 s away.
+    clock[0] += 0.149
     turns.between_steps()
     assert len(done) == 1
-    time.sleep(0.2)
+    clock[0] += 0.002
     turns.between_steps()
     assert len(done) == 2
     for thread in threads:
