@@ -39,4 +39,4 @@ fi
 STUDIO_PEERS=1 NPM_PEERS="$venv/node" "$venv/bin/python" -m pytest tests/peers -o addopts="-q --strict-markers --import-mode=importlib" \
     -p no:cacheprovider --disable-warnings "${left_out[@]}"
 echo "compared with: $("${pip[@]}" list --format freeze | grep -iE '^(torch|gsplat|nerfacc|opencv|pycolmap|scikit-image|torchmetrics|torch-fidelity|diffusers|transformers)' | paste -sd' ')"
-[ ${#left_out[@]} -gt 0 ] || (cd "$venv/node" && npm ls --depth 0 | tail -n +2)
+[ ${#left_out[@]} -gt 0 ] || npm ls --prefix "$venv/node" --depth 0 | tail -n +2 || true
