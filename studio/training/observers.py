@@ -235,7 +235,9 @@ class Previews(Observer):
             self._due = ended + self._interval
 
     def on_end(self, trainer: Trainer, result: TrainingResult) -> None:
-        self._make(trainer, result.step)
+        # Who interrupts wants to be let go, and a field that is still fog takes its time.
+        if result.reason != "interrupted":
+            self._make(trainer, result.step)
 
     def _make(self, trainer: Trainer, step: int) -> None:
         if self._broken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.plugin import DataInfo, Field, Generator, PluginConfig
 from studio.registry import find_plugin, load_config_class
+from studio.training.loop import Observer, Trainer
 from studio.training.observers import Previews
 from studio.training.previews import FieldPainter, GeneratorPainter, labelled_grid, scatter
 from studio.training.start import TrainOptions, prepare
@@ -112,6 +115,22 @@ def test_slow_previews_are_further_apart(toy_plugins: None, tmp_path: Path, tiny
     prepare("toy-rays", tiny_scene, config, options, observers=[previews]).train()
     # The first step's took two seconds, so that the next would be due 18 seconds later: there is only the last one.
     assert [path.stem for path in drawn] == ["step_00000001", "step_00000008"]
+
+
+def test_an_interrupted_training_ends_without_another_preview(
+    toy_plugins: None, tmp_path: Path, tiny_scene: Path
+) -> None:
+    class Interrupt(Observer):
+        def on_step(self, trainer: Trainer, step: int) -> None:
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    drawn: list[Path] = []
+    config = load_config_class(find_plugin("toy-rays"))(steps=8)
+    watchers = [Previews(drawn.append, first_seconds=1e9), Interrupt()]
+    job = prepare("toy-rays", tiny_scene, config, TrainOptions(output=tmp_path, tensorboard=False), observers=watchers)
+    assert job.train().reason == "interrupted"
+    assert drawn == []
 
 
 def test_what_is_slow_to_draw_is_drawn_small(
