@@ -24,6 +24,7 @@ from studio.plugin.batches import Request
 from studio.registry import find_plugin, load_plugin_class
 from studio.training.randomness import stream_seed
 from studio.training.sources import SceneSource
+from studio.triangulation import with_points
 from studio_nerfstudio.data import BATCH_KEY, INFO_KEY, StudioDataManager
 from studio_nerfstudio.parsers import to_studio_camera
 
@@ -112,7 +113,7 @@ class StudioModel(Model):
         if self._resumed is None:
             # On the CPU whatever the device is, so that a seed means the same start everywhere.
             self.field.cpu()
-            self.field.initialize(data.scene, photos, generator)
+            self.field.initialize(with_points(data.scene, photos), photos, generator)
             self.field.to(device)
         self.field.setup_training(self._context)
         if self._resumed is not None:

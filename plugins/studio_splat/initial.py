@@ -14,7 +14,8 @@ from studio.errors import StudioError
 from studio.scene import Photo, PhotoStore, Scene
 
 _MOST_RANDOM = 10_000
-"""Gaussians drawn at random: nearly all of them are in the wrong place, and each covers much of every photo."""
+"""Gaussians drawn at random for opaque photos, which tell no place: nearly all are in a wrong one, and each covers much
+of every photo."""
 SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic, 1 / (2 sqrt(pi))."""
 
@@ -92,7 +93,8 @@ def initial_points(
             return _thinned(points, colors, count, generator)
         raise StudioError(f"{scene.root}: the photos' alpha leaves no visual hull.", fix="Use --initial random.")
     low, high = _content_box(scene)
-    count = min(count, _MOST_RANDOM)
+    if photos.get(0).image.shape[-1] != 4:
+        count = min(count, _MOST_RANDOM)
     points = low + (high - low) * torch.rand(count, 3, generator=generator)
     return points, torch.rand(count, 3, generator=generator)
 
