@@ -85,6 +85,8 @@ nerfstudio: ## Make an environment with nerfstudio (3.5 GB) and test the bridge 
 
 lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
 	$(python) -m ruff check $(linted)
+	@# Text is UTF-8 in every locale: a call that leaves it to the locale is refused.
+	$(python) -m ruff check --quiet --preview --select PLW1514 $(linted)
 	$(python) -m ruff format --check $(linted)
 	$(python) scripts/undefined_names.py $(linted)
 	$(python) -m mypy

@@ -156,7 +156,7 @@ def killed(argv: Sequence[str], log: Path, seconds: float) -> bool:
 
 
 def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:]
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def _train_command(name: str, place: Path) -> list[str]:
             data = str(place / "text.txt")
             draw = random.Random(0)
             words = ("the", "old", "boat", "waits", "by", "sea", "and", "turns", "home", "at", "night")
-            Path(data).write_text(" ".join(draw.choice(words) for _ in range(3000)))
+            Path(data).write_text(" ".join(draw.choice(words) for _ in range(3000)), encoding="utf-8")
         extra = ["--samples", "200"] if data.startswith(("shapes:", "toy:")) else []
     else:
         data, extra = str(place / "scene"), ["--eval-every", "6"]

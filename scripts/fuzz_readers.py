@@ -79,7 +79,7 @@ def _watch(name: str, options: argparse.Namespace) -> dict[str, Any]:
     last: dict[str, Any] = {"reader": name, "inputs": 0, "read": 0, "refused": 0, "findings": {}}
     # Decoders in C complain on their own, thousands of times.
     with (
-        tempfile.TemporaryFile("w+", errors="replace") as complaints,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment) as process,
     ):
         assert process.stdout is not None

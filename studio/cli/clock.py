@@ -17,7 +17,7 @@ def process_start() -> float:
     now = time.perf_counter()
     try:
         # The process name, in brackets, may hold spaces; field 22 of proc(5) is the 20th behind it.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return now

@@ -251,7 +251,7 @@ class Fog(TemplateField):
         self.last = nn.Identity()
 
     def export(self, format: str, path: Path, *, input_from_scene: Tensor) -> None:
-        path.write_text(str(self.box.tolist()))
+        path.write_text(str(self.box.tolist()), encoding="utf-8")
 
     @torch.no_grad()
     def ray_samples(self, origin: Tensor, direction: Tensor) -> dict[str, Tensor]:

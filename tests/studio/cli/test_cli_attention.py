@@ -32,7 +32,7 @@ def test_attention_of_all_heads_and_of_one(studio: Any, gpt_runs: dict[str, Path
     assert min(Image.open(target).size) > 400
     done = studio("inspect", gpt_runs["gpt"], "--text", "to be", "--layer", 1, "--head", 0, "--output", "one.svg")
     assert (done.code, done.out) == (0, "one.svg\n")
-    drawn = Path("one.svg").read_text()
+    drawn = Path("one.svg").read_text(encoding="utf-8")
     assert "layer 1, head 0" in drawn
     assert "layer 0" not in drawn
 

@@ -92,7 +92,7 @@ def test_text_is_streamed_printed_or_saved(studio: Any, bytes_run: Path) -> None
     assert outcome.out.startswith("hello ")
     assert studio("sample", bytes_run, "--n", 3).out.count("----") == 2
     assert studio("sample", bytes_run, "--n", 2, "--output", "a.txt").code == 0
-    assert len(Path("a.txt").read_text()) >= 40
+    assert len(Path("a.txt").read_text(encoding="utf-8")) >= 40
     assert "saved as .txt" in studio("sample", bytes_run, "--n", 2, "--output", "a.png").err
 
 
@@ -285,6 +285,6 @@ def test_data_info(studio: Any, digits: Path) -> None:
     facts = studio("data", "info", digits, "--json").json
     assert (facts["samples"], facts["test_samples"], facts["class_names"]) == (36, 4, ["bright", "dark"])
     assert "captions" in studio("data", "info", "shapes:16", "--samples", 20).out
-    Path("a.txt").write_text("one\n\ntwo\n" * 20)
+    Path("a.txt").write_text("one\n\ntwo\n" * 20, encoding="utf-8")
     assert "one document" in studio("data", "info", "a.txt").out
     assert "36 lines" in studio("data", "info", "a.txt", "--lines", "yes").out

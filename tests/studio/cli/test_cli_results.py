@@ -176,7 +176,9 @@ def test_export_lies_in_the_frame_of_the_input(studio: Any, ball_run: Path) -> N
     target = Path(done.out.strip())
     assert target.resolve() == ball_run / "exports" / "ring.txt"
     # Radius 0.25 in a scene of half the input's size; the ring's centre is the origin of both.
-    np.testing.assert_allclose([float(x) for x in target.read_text().split()], [0, 0, 0, 0.5], atol=1e-5)
+    np.testing.assert_allclose(
+        [float(x) for x in target.read_text(encoding="utf-8").split()], [0, 0, 0, 0.5], atol=1e-5
+    )
     assert studio("export", ball_run, "--format", "pointcloud").out.strip().endswith("ring_pointcloud.ply")
     assert studio("export", ball_run, "--output", "deep/ball.txt").out == "deep/ball.txt\n"
     assert "centre and radius" in studio("export", ball_run, "--format", "list").out

@@ -84,7 +84,7 @@ def test_hanging_package_is_ended_with_all_it_started(package, tmp_path: Path) -
     stat = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
     for _ in range(200):
         # Gone, or a zombie that its new parent has not collected yet.
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+        if not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
             return
         time.sleep(0.05)
     pytest.fail("the package's own child still runs")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real_data
 
 def _observations(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Photo name -> (pixels, point ids) from images.txt, for observations with a point."""
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     found = {}
     for head, row in zip(lines[::2], lines[1::2], strict=True):
         table = np.array(row.split(), dtype=np.float64).reshape(-1, 3)
