@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudioError as error:
         _say_error(str(error))
         return error.exit_code
+    except MemoryError:
+        _say_error("There is not enough memory for this. Close other programs, or give less data or smaller pictures.")
+        return StudioError.exit_code
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
