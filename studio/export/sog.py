@@ -23,6 +23,7 @@ from studio.export.splat_packing import check_memory, checked, join_largest, log
 from studio.reading.archives import Archive
 from studio.reading.files import is_folder, read_bytes
 from studio.reading.json_text import parse_json
+from studio.reading.limits import LARGEST_LENGTH
 from studio.reading.pictures import opened_picture
 
 _META = "meta.json"
@@ -190,8 +191,8 @@ class _Meta:
             table = np.array([float(number) for number in values]) if plain else np.zeros(0)
         except OverflowError:
             table = np.zeros(0)
-        if table.shape != (length,) or not np.isfinite(table).all():
-            raise self.wrong(name, f"must be {length} finite numbers")
+        if table.shape != (length,) or not (np.abs(table) <= LARGEST_LENGTH).all():
+            raise self.wrong(name, f"must be {length} finite numbers of at most {LARGEST_LENGTH:g}")
         return table
 
     def within(self, key: str, parts: np.ndarray) -> np.ndarray:

@@ -192,6 +192,7 @@ def put(meta: Any, keys: str, value: Any) -> None:
         ("means.maxs", [0, 0, 10**400], r"'means\.maxs' must be 3 finite numbers"),
         ("means.maxs", [0, 0, 1e4], "'means' is not a finite number for 2 of 5 Gaussians"),
         ("scales.codebook", CODEBOOK[:255], r"'scales\.codebook' must be 256 finite numbers"),
+        ("scales.codebook", [1e300] * 256, r"'scales\.codebook' must be 256 finite numbers of at most 1e\+15"),
         ("sh0.files", ["absent.webp"], r"absent\.webp: there is no such file"),
         ("sh0.files", [], r"'sh0\.files\.0' is missing"),
         ("sh0.files", ["../outside.webp"], r"'sh0\.files\.0' must be the plain name of a file .* '\.\./outside\.webp'"),
