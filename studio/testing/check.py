@@ -11,14 +11,14 @@ import torch
 
 from studio.devices import select
 from studio.errors import StudioError
-from studio.plugin import Field, Plugin, PluginConfig, PluginSpec
+from studio.plugin import Field, Generator, Plugin, PluginConfig, PluginSpec
 from studio.plugin.spec import CAPABILITIES
 from studio.registry import PluginEntry, find_plugin, list_plugins
 from studio.testing import declaration, fields, generators, training
 from studio.testing.data import SAMPLE_KINDS, CheckData, make_scene
 from studio.testing.guards import Watch, watching
 from studio.testing.report import Check, CheckFailed, CheckReport, NotApplicable, Runner
-from studio.testing.subject import STEPS, Subject, choose_data, kept_random_state
+from studio.testing.subject import STEPS, Subject, choose_data, kept_random_state, other_data
 
 _MOST_STEPS = 500
 
@@ -195,6 +195,9 @@ def _check_on(
         "trains and saves",
     )
     run("resumes exactly", lambda: training.check_resume(here["subject"], here["trainer"]), "trains and saves")
+    if "trainer" in here and kind is None and issubclass(found["class"], Generator):
+        for other in other_data(subject_on, here["subject"].data.kind):
+            _check_resume_on(run, other, device)
     run("repeats", lambda: training.check_repeats(here["subject"], here["trainer"]), "trains and saves")
     for capability in spec.all_capabilities():
         check = _capability(capability, here, scratch)
@@ -202,6 +205,15 @@ def _check_on(
     if spec.kind == "field":
         run("opaque photos", lambda: fields.check_opaque(subject_on(scenes["opaque"]), device), "builds")
     run("moves between devices", lambda: training.check_moves(here["subject"], here["trainer"]), "trains and saves")
+
+
+def _check_resume_on(run: Callable[..., bool], subject: Subject, device: torch.device) -> None:
+    """The same plugin may keep other things of other data, such as the words of captions."""
+    run(
+        f"resumes exactly on {subject.data.kind}",
+        lambda: training.check_resume(subject, training.train_briefly(subject, device)),
+        "resumes exactly",
+    )
 
 
 def _steps(settings: PluginConfig | None) -> int:

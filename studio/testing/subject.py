@@ -56,11 +56,15 @@ class Subject:
             )
         return plugin
 
-    def rebuild(self, state: Mapping[str, Any], device: torch.device) -> Plugin:
-        """The plugin out of a checkpoint, without its data, as `studio render` and `studio sample` do it."""
+    def bare(self) -> Plugin:
+        """The plugin as its configuration and the facts of its data make it, on the CPU: nothing is initialised."""
         info_type = type(self.data.info)
         info: SceneInfo | DataInfo = info_type.from_dict(self.data.info.to_dict())
-        plugin = self.cls(type(self.config).from_dict(self.config.to_dict()), info)  # type: ignore[call-arg]
+        return self.cls(type(self.config).from_dict(self.config.to_dict()), info)  # type: ignore[call-arg]
+
+    def rebuild(self, state: Mapping[str, Any], device: torch.device) -> Plugin:
+        """The plugin out of a checkpoint, without its data, as `studio render` and `studio sample` do it."""
+        plugin = self.bare()
         restore_plugin(plugin, state["plugin"])
         return plugin.to(device).eval()
 
@@ -71,8 +75,15 @@ class Subject:
         return DatasetSource(self.data.dataset, _SEED, device)
 
     def trainer(self, device: torch.device, run: RunFolder, steps: int, every: int) -> Trainer:
-        settings = LoopSettings(total_steps=steps, seed=_SEED, checkpoint_steps=every, checkpoint_seconds=math.inf)
-        return Trainer(self.build(device), self.source(device), run, settings)
+        return Trainer(self.build(device), self.source(device), run, _settings(steps, every))
+
+    def resumed(self, device: torch.device, run: RunFolder, steps: int, every: int) -> Trainer:
+        """A training that goes on from the newest checkpoint of a run, made as `studio train --resume` makes it."""
+        # What the first training drew at random must come out of the checkpoint, not out of an equal seed.
+        seed_everything(_SEED + 1)
+        trainer = Trainer(self.bare().to(device), self.source(device), run, _settings(steps, every))
+        trainer.restore()
+        return trainer
 
     def new_run(self) -> RunFolder:
         return RunFolder.create(self.runs, "check", self.name)
@@ -111,6 +122,10 @@ class Subject:
             return self.source(plugin.device).next(request)
         except TypeError as error:
             raise CheckFailed(f"batch_request(0): {error}.", "Return a request of `studio.plugin`.") from error
+
+
+def _settings(steps: int, every: int) -> LoopSettings:
+    return LoopSettings(total_steps=steps, seed=_SEED, checkpoint_steps=every, checkpoint_seconds=math.inf)
 
 
 def _loss_of(metrics: Mapping[str, Any]) -> float:
@@ -164,6 +179,19 @@ def choose_data(
         f"{cls.__name__} can be built for no data ({'; '.join(reasons)}).",
         "Let its default configuration fit one of these, or name a small one in CHECK of its configuration class.",
     )
+
+
+def other_data(make: Callable[[CheckData], Subject], chosen: str) -> Iterator[Subject]:
+    """The subject on each further kind of data that the generator takes, beside the chosen one."""
+    for name in SAMPLE_KINDS:
+        if name == chosen:
+            continue
+        subject = make(make_samples(name))
+        try:
+            _accepts(subject)
+        except Exception:  # as in `choose_data`: it declines
+            continue
+        yield subject
 
 
 def _accepts(subject: Subject) -> None:

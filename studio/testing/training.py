@@ -88,8 +88,7 @@ def check_resume(subject: Subject, trainer: Trainer) -> str | None:
     run = RunFolder(trainer.run.path.with_name(trainer.run.path.name + "-resumed"))
     shutil.copytree(trainer.run.path, run.path)
     run.checkpoint_path(_SHORT).unlink()
-    resumed = subject.trainer(device, run, _SHORT, _HALF)
-    resumed.restore()
+    resumed = subject.resumed(device, run, _SHORT, _HALF)
     if resumed.step != _HALF:
         raise CheckFailed(f"the checkpoint of step {_HALF} was not found.")
     resumed.train()
