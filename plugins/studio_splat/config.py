@@ -67,8 +67,8 @@ class SplatConfig(PluginConfig):
     max_gaussians: PositiveCount = 350_000
     """Cap on the number of Gaussians."""
     gaussians_per_step: NonNegativeNumber = 22.0
-    """Cap on the number of Gaussians for each step of the training, which a short one reaches first; 0: none (budget
-    strategy)."""
+    """Cap on the number of Gaussians for each step of the training, which a short one reaches first, on photos of
+    400x400; up to three times as many on larger ones; 0: none (budget strategy)."""
     initial: Literal["auto", "points", "hull", "random"] = "auto"
     """First Gaussians: the scene's points, the visual hull of alpha photos, or random in the bounds."""
     initial_count: PositiveCount = 20_000

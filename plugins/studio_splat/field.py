@@ -24,7 +24,13 @@ from studio_splat.config import SplatConfig
 from studio_splat.engine import PARAMETERS, Engine, StepOptions, Target, make_engine
 from studio_splat.initial import gaussians_from_points, initial_points
 from studio_splat.memory import require_memory, training_bytes
-from studio_splat.schedule import CoarseStages, active_sh_degree, learning_rates, relative_cost
+from studio_splat.schedule import (
+    CoarseStages,
+    active_sh_degree,
+    gaussians_per_step,
+    learning_rates,
+    relative_cost,
+)
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy, Strategy
 
 MAX_SH_DEGREE = 3
@@ -262,6 +268,9 @@ class SplatField(Field):
         self._drop_engine()
         self.engine()
 
+    def _gaussians_per_step(self) -> float:
+        return gaussians_per_step(self.config, self._photo_pixels or _USUAL_PIXELS)
+
     def _plan_stages(self) -> None:
         budget = None if self._context is None else self._context.budget_seconds
         self._coarse = CoarseStages.plan(self.config, self._photo_pixels or _USUAL_PIXELS, budget)
@@ -292,7 +301,7 @@ class SplatField(Field):
             uses_absgrad=config.absgrad,
             refine_every=config.refine_every,
             stop=config.refine_stop,
-            per_step=config.gaussians_per_step or math.inf,
+            per_step=self._gaussians_per_step(),
             prune_weight=config.prune_weight,
             tile_budget=config.tile_budget,
         )
@@ -383,6 +392,8 @@ class SplatField(Field):
         # Runs from before this was kept were trained as on the default.
         self._photo_pixels = state.get("photo_pixels")
         self._plan_stages()
+        if isinstance(self._strategy, BudgetStrategy):
+            self._strategy.per_step = self._gaussians_per_step()
 
     # ---- rendering -----------------------------------------------------------------------------------------------
     @torch.no_grad()

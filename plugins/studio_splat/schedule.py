@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from studio_splat.config import SplatConfig
@@ -13,6 +14,7 @@ FEWEST_STEPS = 3_000
 
 
 _UNIT_PIXELS, _SECONDS_A_UNIT, _USUAL_COUNT = 160_000, 7e-4, 30_000
+_MOST_TIMES_AS_MANY = 3.0
 _LEVELS, _LARGE_PHOTO, _COARSE_SHARE = 2, 1 << 20, 0.25
 _WANTED_STEPS, _MOST_COARSE = 3_500, 0.8
 
@@ -114,6 +116,19 @@ class CoarseStages:
         full = (1 - self.share) * relative_cost(pixels, _USUAL_COUNT)
         coarse = [relative_cost(pixels / 4**level, _USUAL_COUNT) for level in range(1, self.levels + 1)]
         return seconds / (_SECONDS_A_UNIT * (full + self.share * sum(coarse) / len(coarse)))
+
+
+def gaussians_per_step(config: SplatConfig, pixels: float) -> float:
+    """Cap on the number of Gaussians for each step of the training, infinite where there is none.
+
+    Large photos have more to show in each step, whose time their pixels take, not the Gaussians: the configured number,
+    times how much wider they are than 400 pixels of a square one, at most `_MOST_TIMES_AS_MANY`.
+
+    Args:
+        pixels: Of a photo.
+    """
+    wider = math.sqrt(pixels / _UNIT_PIXELS)
+    return (config.gaussians_per_step or math.inf) * min(max(wider, 1.0), _MOST_TIMES_AS_MANY)
 
 
 def relative_cost(pixels: float, count: float) -> float:

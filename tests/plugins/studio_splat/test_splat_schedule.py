@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from studio_splat.config import SplatConfig
@@ -10,6 +12,7 @@ from studio_splat.schedule import (
     REFERENCE_STEPS,
     CoarseStages,
     active_sh_degree,
+    gaussians_per_step,
     learning_rates,
     relative_cost,
 )
@@ -75,3 +78,9 @@ def test_the_cost_of_a_step_knows_the_size_of_photos() -> None:
         relative_cost(160_000, 50_000) - relative_cost(160_000, 0)
     )
     assert relative_cost(40_000, 50_000) < relative_cost(160_000, 50_000)
+
+
+def test_large_photos_get_more_gaussians_for_each_step() -> None:
+    config = SplatConfig(gaussians_per_step=20.0)
+    assert [gaussians_per_step(config, side**2) for side in (200, 400, 800, 1200, 4000)] == [20, 20, 40, 60, 60]
+    assert gaussians_per_step(SplatConfig(gaussians_per_step=0.0), 1e6) == math.inf
