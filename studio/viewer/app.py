@@ -15,6 +15,7 @@ import viser
 from studio.kernels import cache
 from studio.training.loaded import LoadedRun
 from studio.viewer.access import Access, Server
+from studio.viewer.busy import Busy
 from studio.viewer.stage import Stage
 from studio.viewer.subject import Subject, open_subject
 from studio.viewer.turns import LockedTurns, TrainingTurns
@@ -102,7 +103,8 @@ class Viewer:
         Raises:
             StudioError: There is none.
         """
-        found = open_subject(path, device=self.device)
+        with Busy(self.server).saying("Loading", path.name):
+            found = open_subject(path, device=self.device)
         if isinstance(found, Subject):
             self.show(found)
         else:

@@ -23,6 +23,9 @@ _MOST_PICTURES = 400
 _PICTURE_SIDE = 96
 _COLORS = {"train": (70, 130, 220), "val": (60, 170, 90), "test": (230, 140, 40)}
 _FRUSTUM_SIZE = 0.07
+"""Of a frustum, in sizes of the scene, where the photos stand far apart."""
+_FRUSTUM_SHARE = 0.4
+"""Of the distance to the next camera: nearer ones must not cover each other and the scene."""
 
 
 class PhotoPanel:
@@ -64,7 +67,8 @@ class PhotoPanel:
 
     def _add_frusta(self) -> None:
         scene = self._stage.server.scene
-        scale = _FRUSTUM_SIZE * self._stage.subject.size
+        self._scale = frustum_scale(self._photos, self._stage.subject.size)
+        scale = self._scale
         for index, frame in enumerate(self._frames):
             camera = self._photos.camera(index)
             width, height = camera.size
@@ -105,7 +109,7 @@ class PhotoPanel:
                 handle.image = resize_area(picture, size).numpy()
 
     def _show_frusta(self) -> None:
-        scale = _FRUSTUM_SIZE * self._stage.subject.size * float(self._size.value)
+        scale = self._scale * float(self._size.value)
         with self._stage.server.atomic():
             for handle in self._handles:
                 handle.visible = self._visible.value
@@ -155,3 +159,16 @@ class PhotoPanel:
         """Stop decoding."""
         self._closing.set()
         self._photos.close()
+
+
+def frustum_scale(photos: PhotoStore, size: float) -> float:
+    """How long frusta are at first, scene units: a share of the middle distance between neighbouring cameras."""
+    count = len(photos.frames)
+    # Of a video every frame is a neighbour; some hundreds tell the distance as well as all.
+    chosen = range(0, count, max(count // _MOST_PICTURES, 1))
+    places = torch.stack([photos.camera(index).origins.double() for index in chosen])
+    if len(places) < 2:
+        return _FRUSTUM_SIZE * size
+    apart = torch.cdist(places, places).fill_diagonal_(float("inf")).amin(dim=1)
+    middle = float(apart.median())
+    return min(_FRUSTUM_SIZE * size, _FRUSTUM_SHARE * middle) if middle > 0 else _FRUSTUM_SIZE * size

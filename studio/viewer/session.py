@@ -16,6 +16,7 @@ from studio.cameras import Cameras
 from studio.cameras.poses import make_pose, quaternion_to_matrix
 from studio.errors import StudioError
 from studio.export.pictures import to_uint8
+from studio.viewer.busy import Busy
 from studio.viewer.drawing import Drawer, Look, Overtaken
 from studio.viewer.mailbox import Mailbox
 from studio.viewer.resolution import AdaptiveResolution, capped, scaled
@@ -111,6 +112,7 @@ class Session:
         self._on_shown = on_shown
         self._mailbox: Mailbox[Wanted] = Mailbox()
         self._resolution = AdaptiveResolution()
+        self._busy = Busy(client)
         self._last_error = ""
         self._empty = False
         self.view: View | None = None
@@ -220,13 +222,14 @@ class Session:
     def _show(self, view: View, size: tuple[int, int], *, is_full: bool) -> None:
         assert self._drawer is not None
         started = time.perf_counter()
-        picture = self._drawer.draw(
-            view.camera(size),
-            self._look(),
-            overtaken=lambda: self._mailbox.waiting,
-            expected_seconds=self._resolution.predict(size) if is_full else 0.0,
-            fresh_limits=is_full,
-        )
+        with self._busy.saying("Drawing", f"{size[0]} x {size[1]}"):
+            picture = self._drawer.draw(
+                view.camera(size),
+                self._look(),
+                overtaken=lambda: self._mailbox.waiting,
+                expected_seconds=self._resolution.predict(size) if is_full else 0.0,
+                fresh_limits=is_full,
+            )
         seconds = time.perf_counter() - started
         self._resolution.record(size, seconds)
         self._send(to_uint8(picture), _STILL_QUALITY if is_full else _MOVING_QUALITY)
@@ -241,7 +244,8 @@ class Session:
             small = scaled(full, 0.5)
             if self._resolution.predict(full) > _SLOW_SECONDS:
                 self._send(comparison.picture(small, look, self._drawer), _MOVING_QUALITY)
-        picture = comparison.picture(full, look, self._drawer, overtaken=lambda: self._mailbox.waiting)
+        with self._busy.saying("Drawing", f"{full[0]} x {full[1]}, to compare"):
+            picture = comparison.picture(full, look, self._drawer, overtaken=lambda: self._mailbox.waiting)
         self._send(picture, _STILL_QUALITY)
 
     def _clear(self) -> None:
