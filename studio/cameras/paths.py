@@ -9,24 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from studio.cameras.cameras import Cameras
+from studio.cameras.capture import Capture, Track, capture_of, track_of
+from studio.cameras.capture import common_up as _common_up
 from studio.cameras.poses import look_at, rotate, so3_exp, so3_log
 from studio.cameras.splines import spline_poses, spline_values
 
-_WIDEST_GAP = math.radians(144)
-"""An orbit is offered when no gap between the azimuths of neighbouring cameras is wider: three photos all around pass,
-photos from one side do not."""
+_HEIGHTS = (None, 0.5, 0.25, 0.75)
+"""How high an orbit is tried: level, at the photos' mean, then along quantiles of the photos nearby."""
 
-_LEAST_PARALLAX = 1e-3
-"""Smallest eigenvalue of the mean of ``I - d d^T`` over the optical axes d for their meeting point to mean anything;
-it is about the squared angle, in radians, by which the axes differ."""
+_REACH = 0.2
+"""Largest radius of a spiral about one of many photos around a subject, in mean distances."""
+
+_NEAR = 0.3
+"""Farthest way from a path to the nearest photo, in mean distances, that is close enough."""
 
 Vector = Sequence[float] | Tensor
 
@@ -59,13 +61,13 @@ def orbit(
         raise ValueError(f"orbit: radius must be positive and finite, got {radius}")
     if not -math.pi / 2 <= elevation <= math.pi / 2:
         raise ValueError(f"orbit: elevation must lie between -pi/2 and pi/2 radians, got {elevation}")
-    pivot, axis = _vector(center, lens, "center"), _vector(up, lens, "up")
+    pivot, axis = _vector(center, "center"), _vector(up, "up")
     if not bool(axis.norm() > 0):
         raise ValueError("orbit: up must not be zero")
     axis = normalize(axis, dim=0)
     spare = torch.zeros_like(axis)
     spare[axis.abs().argmin()] = 1
-    side = spare if start is None else _vector(start, lens, "start")
+    side = spare if start is None else _vector(start, "start")
     side = side - (side @ axis) * axis
     if not bool(side.norm() > 1e-6):  # a start on the axis says nothing about the side
         side = spare - (spare @ axis) * axis
@@ -84,8 +86,9 @@ def orbit(
 
 
 def surrounds(cameras: Cameras) -> bool:
-    """Whether photos surround what they show, so that `orbit_of` gives an orbit: see there."""
-    return _ring(_capture(cameras)) is not None
+    """Whether photos go all round what they show, so that `orbit_of` gives a full turn: see there."""
+    track = track_of(_capture(cameras))
+    return track is not None and track.closed
 
 
 def orbit_of(
@@ -95,34 +98,63 @@ def orbit_of(
     lens: Cameras | None = None,
     radius: float = 1.0,
     elevation: float | None = None,
+    up: Vector | None = None,
 ) -> Cameras:
-    """An orbit that stays where a scene was photographed, or `spiral_of` where the photos do not surround anything.
+    """A path around what the photos look at that stays where they were taken; it loops.
 
-    The center is the point closest to all optical axes (least squares), radius and elevation are the means of the
-    photos', the axis is their common vertical, and the first frame lies on the side of the first photo. Photos
-    surround the center when it is in front of most of them and no gap in azimuth exceeds 144 degrees.
+    It looks at the point closest to all optical axes (least squares), from the photos' mean elevation and distance, or,
+    where that leads far from all photos, from those of the photos nearby. Where the photos go all round (no gap in
+    azimuth above 50 degrees, or evenly spread with none above 144), it is a full turn that begins at the first photo;
+    where they cover an arc, it swings along the arc and back from its middle; where their axes are nearly parallel or
+    meet nowhere, it is `spiral_of`.
 
     Args:
         cameras: The cameras of the photos, shape (photos,), at least one.
         n: Number of frames.
         lens: Intrinsics to use; default: the first photo's without distortion.
-        radius: Times the photos' mean distance (the size of the spiral, if it is one).
-        elevation: Radians above the horizontal plane, between -pi/2 and pi/2; default: the photos' mean.
+        radius: Times the photos' distance (the size of the spiral, if it is one).
+        elevation: Radians above the horizontal plane, between -pi/2 and pi/2; default: the photos'.
+        up: The vertical, where it is known (+z of a normalised scene); default: what the photos say.
     """
-    shot = _capture(cameras)
+    _check_count(n)
+    shot = _capture(cameras, up)
     lens = _plain_lens(cameras) if lens is None else lens
-    ring = _ring(shot)
-    if ring is None or shot.center is None:
-        return spiral_of(cameras, n, lens=lens, size=radius)
-    return orbit(
-        lens,
-        n,
-        center=shot.center,
-        radius=radius * ring.radius,
-        elevation=ring.elevation if elevation is None else elevation,
-        up=shot.up,
-        start=ring.start,
-    )
+    track = track_of(shot)
+    if track is None or shot.center is None:
+        return spiral_of(cameras, n, lens=lens, size=radius, up=up)
+    if elevation is not None and not -math.pi / 2 <= elevation <= math.pi / 2:
+        raise ValueError(f"orbit_of: elevation must lie between -pi/2 and pi/2 radians, got {elevation}")
+    low, high = track.arc
+    turn = torch.arange(n, dtype=torch.float64) / n * 2 * math.pi
+    azimuths = turn if track.closed else (low + high) / 2 + (high - low) / 2 * turn.sin()
+    offsets = [_on_track(track, shot.up, azimuths, quantile, elevation) for quantile in _HEIGHTS]
+    eyes = [shot.center + radius * offset for offset in offsets]
+    gaps = [float(torch.cdist(places, shot.positions).min(dim=1).values.max()) for places in eyes]
+    near = [gap <= _NEAR * float(track.distances.mean()) for gap in gaps]
+    best = near.index(True) if any(near) else gaps.index(min(gaps))
+    upright = shot.up.expand(n, 3)
+    if elevation is not None and abs(elevation) > math.pi / 2 - 1e-6:
+        upright = -math.copysign(1.0, elevation) * _level(track, shot.up, azimuths)
+    return _place(lens, look_at(eyes[best], shot.center, upright))
+
+
+def _level(track: Track, up: Tensor, azimuths: Tensor) -> Tensor:
+    """Horizontal unit vectors from the center."""
+    north = torch.linalg.cross(up, track.start)
+    return azimuths.cos()[:, None] * track.start + azimuths.sin()[:, None] * north
+
+
+def _on_track(track: Track, up: Tensor, azimuths: Tensor, quantile: float | None, elevation: float | None) -> Tensor:
+    """Offsets from the center at the photos' elevation (or the given one) and distance: see `_HEIGHTS`."""
+    if quantile is None:
+        elevations = track.elevations.mean().expand(len(azimuths))
+        distances = track.distances.mean().expand(len(azimuths))
+    else:
+        elevations, distances = track.at(azimuths, quantile)
+    if elevation is not None:
+        elevations = torch.full_like(elevations, elevation)
+    level = elevations.cos()[:, None] * _level(track, up, azimuths)
+    return distances[:, None] * (level + elevations.sin()[:, None] * up)
 
 
 def spiral_of(
@@ -133,6 +165,7 @@ def spiral_of(
     turns: int = 2,
     size: float = 1.0,
     lens: Cameras | None = None,
+    up: Vector | None = None,
 ) -> Cameras:
     """The spiral of LLFF (Mildenhall et al. 2019) about the mean pose, looking at one point in front of it.
 
@@ -140,32 +173,40 @@ def spiral_of(
         cameras: The cameras of the photos, shape (photos,), at least one.
         n: Number of frames; the path loops.
         focus_depth: Depth in front of the mean pose, in world units, that stays in the middle of the picture. Default:
-            where the optical axes come closest to each other, or ten times the spread of the cameras if they are
-            parallel.
+            the point where the optical axes come closest to each other, or ten times the spread of the cameras if
+            they are parallel.
         turns: Full turns; an even number loops smoothly.
         size: Extent, 1 for that of the photos (the 90th percentile of their offsets on each axis).
         lens: Intrinsics to use; default: the first photo's without distortion.
+        up: The vertical, where it is known; default: what the photos say.
     """
     _check_count(n)
     if focus_depth is not None and not (focus_depth > 0 and math.isfinite(focus_depth)):
         raise ValueError(f"spiral_of: focus_depth must be positive and finite, got {focus_depth}")
-    shot = _capture(cameras)
+    shot = _capture(cameras, up)
     lens = _plain_lens(cameras) if lens is None else lens
     middle = shot.positions.mean(0)
     forward = shot.forward.mean(0)
     forward = normalize(forward if float(forward.norm()) > 1e-3 else shot.forward[0], dim=0)
+    target, reach = None, math.inf
+    if focus_depth is None and shot.center is not None:
+        target = shot.center
+        distance = float((shot.positions - target).norm(dim=-1).mean())
+        # Photos from many sides have their mean beside the subject or in it: stay near one of them.
+        if float((middle - target).norm()) < 0.8 * distance:
+            middle = shot.positions[(shot.positions - middle).norm(dim=-1).argmin()]
+            reach = _REACH * distance
+        forward = normalize(target - middle, dim=0)
     pose = look_at(middle, middle + forward, shot.up)
     offsets = (shot.positions - middle) @ pose[:3, :3]
-    radii = size * torch.quantile(offsets.abs(), 0.9, dim=0)
-    if focus_depth is None:
+    radii = size * torch.quantile(offsets.abs(), 0.9, dim=0).clamp(max=reach)
+    if target is None:
         spread = float(radii.norm())
-        focus_depth = 10 * spread if spread > 0 else 1.0
-        if shot.center is not None and float((shot.center - middle) @ forward) > spread:
-            focus_depth = float((shot.center - middle) @ forward)
+        target = middle + (focus_depth or (10 * spread if spread > 0 else 1.0)) * forward
     angle = torch.linspace(0, 2 * math.pi * turns, n + 1, dtype=torch.float64)[:-1]
     local = torch.stack([angle.cos(), angle.sin(), (angle / 2).sin()], dim=-1) * radii
     eyes = middle + rotate(pose[:3, :3], local)
-    return _place(lens, look_at(eyes, middle + focus_depth * forward, shot.up))
+    return _place(lens, look_at(eyes, target, shot.up))
 
 
 def interpolate(
@@ -222,83 +263,13 @@ def interpolate(
     )
 
 
-class _Capture(NamedTuple):
-    """What a set of photos says about its scene; float64, on the host."""
-
-    positions: Float[Tensor, "photos 3"]
-    forward: Float[Tensor, "photos 3"]
-    up: Float[Tensor, " 3"]
-    center: Float[Tensor, " 3"] | None
-    """The point closest to all optical axes; None where it means nothing (parallel axes, or behind most cameras)."""
-
-
-class _Ring(NamedTuple):
-    """The mean circle of photos that surround what they show."""
-
-    radius: float
-    elevation: float
-    start: Float[Tensor, " 3"]
-
-
-def _ring(shot: _Capture) -> _Ring | None:
-    """None where the photos do not surround anything."""
-    if shot.center is None:
-        return None
-    outward = shot.positions - shot.center
-    distances = outward.norm(dim=-1)
-    heights = outward @ shot.up
-    level = outward - heights[:, None] * shot.up
-    # Photos from right above have no azimuth.
-    level = level[level.norm(dim=-1) > 1e-3 * distances.mean()]
-    if len(level) < 3:
-        return None
-    east = normalize(level[0], dim=0)
-    north = torch.linalg.cross(shot.up, east)
-    azimuths = torch.atan2(level @ north, level @ east).sort().values
-    gaps = torch.cat([azimuths.diff(), azimuths[:1] + 2 * math.pi - azimuths[-1:]])
-    if float(gaps.max()) > _WIDEST_GAP:
-        return None
-    elevation = torch.asin((heights / distances.clamp(min=1e-12)).clamp(-1, 1)).mean()
-    return _Ring(float(distances.mean()), float(elevation), east)
-
-
-def _capture(cameras: Cameras) -> _Capture:
+def _capture(cameras: Cameras, up: Vector | None = None) -> Capture:
     if cameras.ndim != 1 or len(cameras) == 0:
         raise ValueError(f"cameras must have shape (photos,), at least one, got {tuple(cameras.shape)}")
+    if up is not None:
+        return capture_of(cameras, _vector(up, "up"))
     pose = cameras.camera_to_world.detach().cpu().double()
-    positions, forward = pose[:, :3, 3], pose[:, :3, 2]
-    return _Capture(
-        positions, forward, _common_up(pose[:, :3, 0], -pose[:, :3, 1], forward), _meeting(positions, forward)
-    )
-
-
-def _common_up(right: Tensor, up: Tensor, forward: Tensor) -> Tensor:
-    """The vertical of photos: the mean of the cameras' up, made exact where the photos allow it.
-
-    The mean leans where photos were taken from above in uneven numbers. Cameras that are held level have their right
-    axes in the horizontal plane; where these span a plane, its normal is the vertical.
-    """
-    mean = up.mean(0)
-    if float(mean.norm()) < 0.1:  # looking straight down in all directions, for instance
-        mean = -forward.mean(0)
-        if float(mean.norm()) < 0.1:
-            mean = up[0]
-    mean = normalize(mean, dim=0)
-    spread, axes = torch.linalg.eigh(right.T @ right / len(right))
-    normal = axes[:, 0] * torch.sign(axes[:, 0] @ mean)
-    plane = float(spread[0]) < 0.1 * float(spread[1])
-    return normal if plane and float(normal @ mean) > math.cos(math.radians(30)) else mean
-
-
-def _meeting(positions: Tensor, forward: Tensor) -> Tensor | None:
-    """Least squares: minimise ``sum |(I - d d^T) (p - o)|^2`` over p."""
-    across = torch.eye(3, dtype=positions.dtype) - forward[:, :, None] * forward[:, None, :]
-    system = across.mean(0)
-    if float(torch.linalg.eigvalsh(system)[0]) < _LEAST_PARALLAX:
-        return None
-    center = torch.linalg.solve(system, rotate(across, positions).mean(0))
-    in_front = ((center - positions) * forward).sum(-1) > 0
-    return center if float(in_front.double().mean()) > 0.5 else None
+    return capture_of(cameras, _common_up(pose[:, :3, 0], -pose[:, :3, 1], pose[:, :3, 2]))
 
 
 def _plain_lens(cameras: Cameras) -> Cameras:
@@ -313,7 +284,7 @@ def _place(lens: Cameras, poses: Tensor) -> Cameras:
     return lens.with_poses(poses.to(lens.camera_to_world))
 
 
-def _vector(value: Vector, lens: Cameras, name: str) -> Tensor:
+def _vector(value: Vector, name: str) -> Tensor:
     vector = torch.as_tensor(value).detach().cpu().double()
     if vector.shape != (3,) or not bool(vector.isfinite().all()):
         raise ValueError(f"{name} must be three finite numbers, got {value}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from studio.export.exporter import Exporter
     from studio.export.gaussians import GaussianCloud
     from studio.export.splat_page import PageView
+    from studio.scene.normalize import scene_vertical
     from studio.training.loaded import LoadedRun
 
 Box = tuple[float, float, float, float, float, float]
@@ -192,19 +193,20 @@ def _first_view(run: LoadedRun) -> PageView | None:
     """How a page shows a run at first: from where an orbit starts, or from the middle one of photos of one side."""
     import torch
 
-    from studio.cameras import Similarity, orbit_of, surrounds
+    from studio.cameras import Similarity, orbit_of
     from studio.export.splat_page import PageView
 
     photos = run.cameras("train")
     if photos.model != "pinhole":
         return None
     to_input = Similarity.from_matrix(run.scene.input_from_scene)
-    camera = orbit_of(photos, 1)[0] if surrounds(photos) else photos[len(photos) // 2]
+    up = scene_vertical(run.scene)
+    camera = orbit_of(photos, 1, up=up)[0]
     settings = run.config.config
     preset = f" ({run.config.preset})" if run.config.preset else ""
     return PageView(
         camera.to(dtype=torch.float64).transformed(to_input),
-        to_input.rotation @ photos.up.double().mean(dim=0),
+        to_input.rotation @ up,
         background=run.field.scene_info.background or (0.0, 0.0, 0.0),
         # What plugins of Gaussians call how these are drawn.
         eps2d=float(settings.get("eps2d", 0.3)),

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from studio.cameras import Cameras, Similarity, interpolate, orbit_of, read_camera_path, spiral_of, surrounds
+from studio.cameras.capture import capture_of, track_of
 from studio.cameras.path_maker import PathMaker
 from studio.errors import StudioError
 from studio.extensions import list_extensions, load_extension
+from studio.scene.normalize import scene_vertical
 from studio.training.loaded import LoadedRun
 
 MOTIONS = ("orbit", "spiral", "interpolate")
@@ -72,18 +74,24 @@ def make_path(run: LoadedRun, options: PathOptions, tell: Callable[[str], None])
         fps = options.fps or options.frames / options.seconds
     lens = _resized(photos[0], options)
     name = options.path
-    if options.path == "orbit" and not surrounds(photos):
-        name = "spiral"
-        tell("note: the photos do not surround anything, so this is a spiral in front of it instead of an orbit")
+    up = scene_vertical(run.scene)
+    if options.path == "orbit":
+        track = track_of(capture_of(photos, up))
+        if track is None:
+            name = "spiral"
+            tell("note: the photos all look the same way, so this is a spiral in front of what they show, not an orbit")
+        elif not track.closed:
+            degrees = math.degrees(track.arc[1] - track.arc[0])
+            tell(f"note: the photos cover an arc of {degrees:.0f} degrees; the orbit swings along it and back")
     if maker is not None:
         cameras = _made(maker, photos, count, lens, run)
     elif name == "spiral":
         if options.elevation_degrees is not None:
             raise StudioError("--elevation is for orbits; this path is a spiral.", fix="Leave it out.")
-        cameras = spiral_of(photos, count, lens=lens, size=options.radius)
+        cameras = spiral_of(photos, count, lens=lens, size=options.radius, up=up)
     elif name == "orbit":
         elevation = None if options.elevation_degrees is None else math.radians(options.elevation_degrees)
-        cameras = orbit_of(photos, count, lens=lens, radius=options.radius, elevation=elevation)
+        cameras = orbit_of(photos, count, lens=lens, radius=options.radius, elevation=elevation, up=up)
     else:
         keyframes = _tour(_resized(photos, options))
         cameras = interpolate(keyframes, count, closed=surrounds(photos))

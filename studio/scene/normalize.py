@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from studio.cameras.capture import common_up
 from studio.cameras.poses import Similarity
 from studio.errors import StudioError
 from studio.scene.scene import Frame, PointCloud, Scene
+from studio.scene.vertical import vertical_by_planes
 
 NormalizeMethod = Literal["auto", "focus", "poses", "none"]
 NORMALIZE_METHODS: tuple[NormalizeMethod, ...] = get_args(NormalizeMethod)
@@ -27,8 +29,8 @@ _IN_FRONT = 0.75
 def normalize_scene(scene: Scene, method: NormalizeMethod = "auto") -> Scene:
     """Move, turn and scale a scene into a standard frame; `Scene.scene_from_input` keeps how.
 
-    Afterwards the cameras' mean up direction is +z, and the camera farthest from the origin is at distance 1. The
-    origin is
+    Afterwards +z is up: as walls and ground among the sparse points tell (`studio.scene.vertical`), else as the photos
+    were held (`studio.cameras.capture.common_up`). The camera farthest from the origin is at distance 1. The origin is
 
     * ``focus``: the point closest to all optical axes (least squares): what the cameras look at;
     * ``poses``: the mean position of the cameras;
@@ -55,7 +57,7 @@ def normalize_scene(scene: Scene, method: NormalizeMethod = "auto") -> Scene:
     if method == "none" or not scene.frames or (method == "auto" and scene.format == "blender"):
         return scene
     poses = torch.stack([frame.camera.camera_to_world.double() for frame in scene.frames])
-    return transform_scene(scene, _standard_frame(poses, _perspective(scene.frames), method))
+    return transform_scene(scene, _standard_frame(poses, scene.points, _perspective(scene.frames), method))
 
 
 def transform_scene(scene: Scene, similarity: Similarity) -> Scene:
@@ -79,14 +81,42 @@ def focus_point(poses: Float[Tensor, "n 4 4"]) -> Float[Tensor, " 3"] | None:
     return torch.linalg.solve(normal, (across @ origins[..., None]).mean(dim=0)[:, 0])
 
 
-def _standard_frame(poses: Float[Tensor, "n 4 4"], perspective: bool, method: NormalizeMethod) -> Similarity:
+def in_frame_of(scene: Scene, scene_from_input: Float[Tensor, "4 4"]) -> Scene:
+    """The scene in the frame of a run that normalised it earlier, which another version may have chosen otherwise."""
+    if torch.equal(scene.scene_from_input, scene_from_input):
+        return scene
+    return transform_scene(scene, Similarity.from_matrix(scene_from_input @ scene.input_from_scene))
+
+
+def scene_vertical(scene: Scene) -> Float[Tensor, " 3"]:
+    """Which way is up, a float64 unit vector in the scene's frame: +z of known and normalised frames, else a guess."""
+    known = scene.format == "blender" or not torch.equal(scene.scene_from_input, torch.eye(4, dtype=torch.float64))
+    if known or not scene.frames:
+        return torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    poses = torch.stack([frame.camera.camera_to_world.double() for frame in scene.frames])
+    return _vertical(poses, scene.points)
+
+
+def _vertical(poses: Float[Tensor, "n 4 4"], points: PointCloud | None) -> Float[Tensor, " 3"]:
+    held = common_up(poses[:, :3, 0], -poses[:, :3, 1], poses[:, :3, 2])
+    if points is None or len(points) == 0:
+        return held
+    xyz = points.xyz.double()
+    size = float((poses[:, :3, 3] - xyz.median(dim=0).values).norm(dim=-1).mean())
+    told = vertical_by_planes(xyz, held, size)
+    return held if told is None else told
+
+
+def _standard_frame(
+    poses: Float[Tensor, "n 4 4"], points: PointCloud | None, perspective: bool, method: NormalizeMethod
+) -> Similarity:
     focus = focus_point(poses) if perspective else None
     if focus is None or method == "poses" or (method == "auto" and not _looks_at(poses, focus)):
         focus = poses[:, :3, 3].mean(dim=0)
     radius = float((poses[:, :3, 3] - focus).norm(dim=-1).max())
     # A single camera (or a rotation on the spot) says nothing about size.
     scale = 1 / radius if radius > 1e-12 else 1.0
-    rotation = _turn_up(-poses[:, :3, 1].mean(dim=0))
+    rotation = _turn_up(_vertical(poses, points))
     return Similarity(scale, rotation, -scale * rotation @ focus)
 
 
@@ -105,11 +135,8 @@ def _across(forward: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
 
 
 def _turn_up(up: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
-    """The smallest rotation that takes `up` to +z; none where the cameras have no common up direction."""
-    length = float(up.norm())
-    if length < 0.1:
-        return torch.eye(3, dtype=up.dtype)
-    x, y, z = (up / length).tolist()
+    """The smallest rotation that takes the unit vector `up` to +z."""
+    x, y, z = up.tolist()
     if z < -1 + 1e-9:
         return torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=up.dtype))
     # Rodrigues' formula for the axis (y, -x, 0) = up cross z, with sin^2 / (1 - cos) folded into 1 / (1 + z).

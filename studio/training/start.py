@@ -20,7 +20,8 @@ from studio.plugin.config import PluginConfig
 from studio.readers import load_scene
 from studio.registry import find_plugin, load_config_class, load_plugin_class
 from studio.scene import PhotoStore, Scene
-from studio.scene.record import save_scene
+from studio.scene.normalize import in_frame_of
+from studio.scene.record import load_saved_scene, save_scene
 from studio.training.fingerprint import Fingerprint, changes, fingerprint, load_fingerprint, save_fingerprint
 from studio.training.loaded import LoadedRun, build_plugin, photo_store
 from studio.training.loop import LoopSettings, Observer, Trainer, TrainingResult
@@ -264,7 +265,7 @@ def prepare_resume(
     if steps is not None:
         model.config.steps = steps
     _check(model.config, replace(options, seed=config.seed, budget_seconds=budget, background=config.data.background))
-    scene, photos, dataset = _open_data(type(model), config.data)
+    scene, photos, dataset = _open_data(type(model), config.data, run)
     if scene is not None and photos is not None:
         announce(_describe_scene(scene, photos))
     elif dataset is not None:
@@ -396,9 +397,13 @@ def _loop_settings(settings: PluginConfig, options: TrainOptions) -> LoopSetting
     )
 
 
-def _open_data(cls: type[Plugin], where: DataSettings) -> tuple[Scene | None, PhotoStore | None, Dataset | None]:
+def _open_data(
+    cls: type[Plugin], where: DataSettings, resumed: RunFolder | None = None
+) -> tuple[Scene | None, PhotoStore | None, Dataset | None]:
     if issubclass(cls, Field):
         scene = load_scene(where.path, **where.reader)
+        if resumed is not None:
+            scene = in_frame_of(scene, load_saved_scene(resumed.scene_file).scene_from_input)
         return scene, photo_store(scene, "train", cls, where.downscale, where.cache_gb), None
     return None, None, load_dataset(where.path, **where.reader)
 

@@ -23,7 +23,7 @@ from studio.reading.files import is_file, is_folder
 from studio.reading.neighbours import meant
 from studio.registry import find_plugin, list_plugins, load_plugin_class
 from studio.scene import PhotoStore, PointCloud, Scene
-from studio.scene.normalize import focus_point
+from studio.scene.normalize import focus_point, scene_vertical
 from studio.training.loaded import LoadedRun, open_run
 from studio.training.start import Prepared
 
@@ -260,15 +260,8 @@ def open_subject(path: Path, *, device: str = "auto", reader: dict[str, Any] | N
 
 
 def scene_up(scene: Scene) -> tuple[float, float, float]:
-    """The mean of the cameras' up; after normalisation that is +z."""
-    mean = torch.stack([frame.camera.up.double() for frame in scene.frames]).mean(0) if scene.frames else torch.zeros(3)
-    if float(mean.norm()) < 0.1:
-        return (0.0, 0.0, 1.0)
-    x, y, z = torch.nn.functional.normalize(mean, dim=0).tolist()
-    # A normalised scene's up is an axis up to rounding.
-    axis = (round(x), round(y), round(z))
-    if abs(x - axis[0]) + abs(y - axis[1]) + abs(z - axis[2]) < 0.02:
-        return (float(axis[0]), float(axis[1]), float(axis[2]))
+    """The vertical of a scene, for viser."""
+    x, y, z = scene_vertical(scene).tolist()
     return (x, y, z)
 
 

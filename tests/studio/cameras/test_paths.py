@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from studio.cameras import Cameras, flip_opengl, interpolate, look_at, orbit, orbit_of, spiral_of
+from studio.cameras import Cameras, flip_opengl, interpolate, look_at, orbit, orbit_of, spiral_of, surrounds
 from studio.cameras.poses import se3_exp, so3_log
 from studio.cameras.splines import spline_poses, spline_values
 
@@ -113,6 +113,79 @@ def test_orbit_of_photos_from_one_side_stays_on_that_side() -> None:
     assert float((path.origins - middle).norm(dim=-1).max()) < 1.5 * float(reach)
     _, depth = path.project(torch.zeros(24, 3, dtype=F64))
     assert float(depth.min()) > 0
+
+
+@pytest.mark.parametrize("degrees", [60, 120, 178, 250])
+def test_orbit_of_an_arc_swings_along_it_and_looks_at_the_subject(degrees) -> None:
+    """As phones film: around a part of the subject, looking down on it, height and distance varying along the way."""
+    angles = torch.linspace(0, math.radians(degrees), 40, dtype=F64)
+    distance = 3 + 0.4 * (3 * angles).sin()
+    height = 1.5 + 0.4 * angles.cos()
+    eyes = torch.stack([distance * angles.cos(), distance * angles.sin(), height], dim=-1)
+    subject = torch.tensor([0.1, -0.2, 0.3], dtype=F64)
+    photos = lens().with_poses(look_at(eyes, subject, torch.tensor([0.0, 0, 1], dtype=F64)))
+    path = orbit_of(photos, 60)
+    assert_rigid(path)
+    pixels, depth = path.project(subject.expand(60, 3))
+    torch.testing.assert_close(pixels, torch.tensor([32.0, 24.0], dtype=F64).expand(60, 2), atol=1e-6, rtol=0)
+    assert float(depth.min()) > 0
+    nearest = torch.cdist(path.origins, eyes).min(1).values
+    assert float(nearest.max()) < 0.3 * float((eyes - subject).norm(dim=-1).mean())
+    azimuths = torch.atan2(path.origins[:, 1], path.origins[:, 0]).remainder(2 * math.pi)
+    covered = math.degrees(float(azimuths.max() - azimuths.min()))
+    assert 0.85 * degrees < covered < degrees
+    steps = (path.origins.roll(-1, 0) - path.origins).norm(dim=-1)
+    assert float(steps.max()) < 3 * float(steps.mean())  # it loops
+    assert not surrounds(photos)
+
+
+def test_orbit_of_two_rounds_goes_along_one_of_them() -> None:
+    low, high = ring(24, height=0.0), ring(24, height=4.5)
+    path = orbit_of(Cameras.cat([low, high]), 40)
+    nearest = torch.cdist(path.origins, Cameras.cat([low, high]).origins).min(1).values
+    assert float(nearest.max()) < 0.3 * float(low.origins.norm(dim=-1).mean())
+
+
+def test_orbit_of_few_photos_all_round_is_a_full_turn() -> None:
+    assert surrounds(ring(3))
+    assert surrounds(ring(12)[torch.tensor([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])])
+    assert not surrounds(ring(8, arc=math.radians(240)))
+
+
+def test_a_known_vertical_is_kept() -> None:
+    up = torch.tensor([0.1, 0, 1.0], dtype=F64)
+    path = orbit_of(ring(12), 12, up=up)
+    heights = path.origins @ (up / up.norm())
+    torch.testing.assert_close(heights, heights.mean().expand(12), atol=1e-9, rtol=0)
+
+
+def test_a_spiral_among_photos_all_round_shows_the_subject() -> None:
+    photos = ring(20)
+    path = spiral_of(photos, 60)
+    pixels, depth = path.project(torch.zeros(60, 3, dtype=F64))
+    assert float(depth.min()) > 0
+    torch.testing.assert_close(pixels, torch.tensor([32.0, 24.0], dtype=F64).expand(60, 2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("capture", ["can", "../../cases/captures/train_tiny", "../fern", "../lund_door"])
+def test_orbits_of_real_captures_stay_near_photos_and_show_the_subject(data_dir, capture) -> None:
+    from studio.cameras.capture import meeting_point
+    from studio.readers import load_scene
+
+    folder = data_dir / "captures" / capture
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    photos = Cameras.stack([frame.camera for frame in load_scene(folder).split("train")])
+    subject = meeting_point(photos.origins.double(), photos.forward.double())
+    assert subject is not None
+    path = orbit_of(photos, 60)
+    pixels, depth = path.project(subject.to(path.origins).expand(60, 3))
+    width, height = path.size
+    inside = (depth > 0) & (pixels > 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    assert int(inside.sum()) >= 58
+    nearest = torch.cdist(path.origins.double(), photos.origins.double()).min(1).values
+    assert float(nearest.max()) <= 0.35 * float((photos.origins.double() - subject).norm(dim=-1).mean())
 
 
 def test_orbit_of_drops_distortion_and_takes_a_lens() -> None:

@@ -12,7 +12,7 @@ from studio.cameras import Cameras
 from studio.cameras.poses import Similarity, look_at, so3_exp
 from studio.errors import StudioError
 from studio.scene import Frame, PointCloud, Scene, normalize_scene, transform_scene
-from studio.scene.normalize import focus_point
+from studio.scene.normalize import focus_point, in_frame_of, scene_vertical
 
 
 def double(*values):
@@ -149,16 +149,37 @@ def test_blender_scenes_and_none_are_left_alone():
 def test_degenerate_sets():
     single = normalize_scene(scene_of(ahead(1)))
     torch.testing.assert_close(single.frames[0].camera.camera_to_world[:3, 3], double(0, 0, 0))
-    # Cameras without a common up direction (half of them upside down) are not turned.
+    # Cameras without a common up direction (half of them upside down) are taken for ones that look down.
     poses = ahead(2)
     poses[1, :3, :3] = torch.diag(double(-1, -1, 1))
     after = normalize_scene(scene_of(poses))
-    torch.testing.assert_close(after.frames[0].camera.camera_to_world[:3, :3], torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(after.frames[0].camera.camera_to_world[:3, 2], double(0, 0, -1))
     # Up is exactly -z: the rotation by 180 degrees has no unique axis.
     down = look_at(double(3, 0, 0), double(0, 0, 0), double(0, 0, -1))[None]
     turned = normalize_scene(scene_of(down)).frames[0].camera.camera_to_world
     torch.testing.assert_close(-turned[:3, 1], double(0, 0, 1))
     assert float(torch.linalg.det(turned[:3, :3])) == pytest.approx(1)
+
+
+def test_a_scene_goes_into_the_frame_of_an_earlier_run():
+    """A resumed run keeps its frame though another version of the studio would choose another one."""
+    scene = scene_of(orbit(height=2.0))
+    earlier = transform_scene(scene, Similarity(0.5, so3_exp(double(0.1, 0.2, 0.3)), double(1, 2, 3)))
+    back = in_frame_of(normalize_scene(scene), earlier.scene_from_input)
+    torch.testing.assert_close(back.scene_from_input, earlier.scene_from_input)
+    for a, b in zip(back.frames, earlier.frames, strict=True):
+        torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=1e-9, rtol=0)
+    torch.testing.assert_close(back.points.xyz, earlier.points.xyz)
+    assert in_frame_of(earlier, earlier.scene_from_input) is earlier
+
+
+def test_the_vertical_of_a_scene():
+    """Known frames are z-up; one that was left as it came is guessed."""
+    lying = transform_scene(scene_of(orbit()), Similarity(1.0, so3_exp(double(0.5 * torch.pi, 0, 0)), double(0, 0, 0)))
+    torch.testing.assert_close(scene_vertical(normalize_scene(lying)), double(0, 0, 1))
+    assert scene_vertical(replace(lying, scene_from_input=torch.eye(4, dtype=torch.float64))) @ double(
+        0, -1, 0
+    ) == pytest.approx(1)
 
 
 def test_unknown_method():
