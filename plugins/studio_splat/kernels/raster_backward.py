@@ -68,7 +68,8 @@ def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
 
     @kernel(
         "void(f4[:,::1], f4[:,::1], i4[::1], i8[::1], i4[::1], i8[::1], i8, i8, f4[:,:,::1], f4[:,::1], f4[:,:,::1],"
-        " f4[:,::1], i4[::1], i4[::1], i8, f4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1], u1[::1], f8[:,::1], f4[:,::1])",
+        " f4[:,::1], i4[::1], i4[::1], i8[::1], i8, f4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1], u1[::1], f8[:,::1],"
+        " f4[:,::1])",
         parallel=True,
     )
     def backward(
@@ -86,6 +87,7 @@ def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
         v_transmittance: Any,
         slot: Any,
         shared: Any,
+        starts: Any,
         shared_count: int,
         rows: Any,
         own_rows: Any,
@@ -96,30 +98,31 @@ def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
         scratch: Any,
     ) -> None:
         threads = bounds.shape[0] - 1
-        # Tiles first, then the shared rows, through one parallel loop: each one costs most of a second to compile.
-        for stage in range(2):
+        # The threads' own rows are cleared, tiles walked, own rows added up, all through one parallel loop: each one
+        # costs most of a second to compile.
+        for stage in range(3):
             for part in prange(threads):
                 t = np.int64(part)
-                if stage == 1:
+                if stage == 0:
+                    clear_own(
+                        own_rows,
+                        own_feature_rows.reshape(-1),
+                        feature_rows.shape[1],
+                        share(own_rows.shape[0], t, threads),
+                        share(own_rows.shape[0], t + 1, threads),
+                    )
+                elif stage == 2:
                     merge_shared(
                         shared,
                         share(shared_count, t, threads),
                         share(shared_count, t + 1, threads),
-                        shared_count,
-                        threads,
+                        starts,
                         rows,
                         own_rows,
                         feature_rows,
                         own_feature_rows.reshape(-1),
                     )
                 else:
-                    clear_own(
-                        own_rows,
-                        own_feature_rows.reshape(-1),
-                        feature_rows.shape[1],
-                        t * shared_count,
-                        (t + 1) * shared_count,
-                    )
                     args = (
                         records,
                         features,
@@ -138,7 +141,7 @@ def _backward_kernel(channels: int, absgrad: bool) -> Kernel:
                         slot,
                         rows,
                         own_rows,
-                        t * shared_count,
+                        t,
                         feature_rows.reshape(-1),
                         own_feature_rows.reshape(-1),
                         touched,
@@ -236,7 +239,8 @@ def rasterize_backward(
     bounds = workspace.array("backward.bounds", (threads + 1,), np.int64)
     slot = workspace.array("backward.slot", (count,), np.int32)
     shared = workspace.array("backward.shared", (count,), np.int32)
-    found = workspace.array("backward.found", (threads,), np.int64)
+    starts = workspace.array("backward.starts", (count + 1,), np.int64)
+    found = workspace.array("backward.found", (threads, 2), np.int64)
     shared_count = prepare_rows(
         tiles.info,
         tiles.count,
@@ -247,10 +251,12 @@ def rasterize_backward(
         bounds,
         slot,
         shared,
+        starts,
         found,
     )
-    own_rows = workspace.array("backward.own_rows", (threads * shared_count, RECORD))
-    own_feature_rows = workspace.array("backward.own_features", (threads * shared_count, feature_planes))
+    own_count = int(starts[shared_count])
+    own_rows = workspace.array("backward.own_rows", (own_count, RECORD))
+    own_feature_rows = workspace.array("backward.own_features", (own_count, feature_planes))
     v_background = workspace.array("backward.v_background", (threads, planes), np.float64)
     v_background.fill(0.0)
     scratch = workspace.array("backward.scratch", (threads, (planes + 2) * PIXELS + BATCH * STAGE))
@@ -269,6 +275,7 @@ def rasterize_backward(
         v_transmittance,
         slot,
         shared,
+        starts,
         shared_count,
         rows,
         own_rows,

@@ -433,7 +433,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
     results = []
     before = cache.get_threads()
     try:
-        for threads in (1, 2, 3, 2):
+        for threads in (1, 2, 3, 64, 2):
             cache.set_threads(threads)
             blocks, records, radii = forward(scene)
             rows = random_rows(scene, radii)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -305,7 +306,7 @@ def test_thread_counts_agree_to_rounding() -> None:
     records, width, height, background, v_image = _big_scene()
     features = np.random.default_rng(2).normal(size=(len(records), 3)).astype(np.float32)
     results = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 5, 64):
         cache.set_threads(threads)
         results.append(run(records, width, height, background, v_image, None, features=features))
     tiles, raster, gradients = results[0]
@@ -318,6 +319,31 @@ def test_thread_counts_agree_to_rounding() -> None:
             one, several = getattr(gradients, name), getattr(other, name)
             scale = np.abs(one).max(axis=0)
             assert (np.abs(several - one) <= 1e-5 * scale).all(), name
+
+
+@pytest.mark.parametrize("threads", [2, 5, 16, 64])
+def test_threads_share_tiles_evenly_and_keep_rows_for_their_own_splats_only(threads: int) -> None:
+    records, width, height, background, v_image = _big_scene()
+    cache.set_threads(threads)
+    workspace = Workspace()
+    tiles, _, _ = run(records, width, height, background, v_image, None, workspace)
+    bounds = workspace.array("backward.bounds", (threads + 1,), np.int64)
+    assert bounds[0] == 0
+    assert bounds[-1] == len(tiles.count)
+    work = tiles.count + 4
+    loads = np.array([work[a:b].sum() for a, b in itertools.pairwise(bounds)])
+    # A tile is not divided, so a share misses the mean by less than one tile at either end.
+    assert np.abs(loads - work.sum() / threads).max() <= work.max()
+    # A splat lies in the tile rows `first` to `last`; every thread whose run meets these may write to it.
+    span = (tiles.info & np.uint64(0xFFFF)).astype(np.int64)
+    first = ((tiles.info >> np.uint64(16)) & np.uint64(0xFFFF)).astype(np.int64) * tiles.columns
+    owner = np.searchsorted(bounds[:-1], np.arange(len(tiles.count)), side="right") - 1
+    drawn = span > 0
+    owners = owner[(first + span * tiles.columns - 1)[drawn]] - owner[first[drawn]] + 1
+    shared = owners > 1
+    starts = workspace.array("backward.starts", (len(records) + 1,), np.int64)
+    np.testing.assert_array_equal(np.diff(starts[: shared.sum() + 1]), owners[shared])
+    assert starts[shared.sum()] == threads + owners[shared].sum()
 
 
 def test_reused_workspace_carries_nothing_over() -> None:
