@@ -5,7 +5,7 @@ EXTRAS ?= dev
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hard test-busy test-pythons peers licences hashes examples docs lint format bench clean nerfstudio
+.PHONY: help demo test test-targets test-hard test-busy test-pythons peers licences hashes examples docs lint format bench clean nerfstudio
 
 studio := $(VENV)/bin/studio
 python := $(VENV)/bin/python
@@ -16,7 +16,7 @@ linted := studio plugins examples tests benchmarks scenes scripts
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-12s %s\n' "$$name" "$$text"; done
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 $(VENV)/.installed: $(recipe)
 	@scripts/install.sh $(VENV)
@@ -67,6 +67,9 @@ licences: $(VENV)/.installed-dev ## List the licences of all that is installed w
 
 hashes: $(VENV)/.installed-dev ## Write requirements.txt: the pinned set with the hashes of its files
 	scripts/write_hashes.sh $(python)
+
+test-targets: $(VENV)/.installed-dev ## Test the kernels for SSE4.2, AVX2, AVX-512 and NEON (TARGETS="x86-64-v3 ...")
+	scripts/test_targets.sh $(VENV) $(TARGETS)
 
 examples: $(VENV)/.installed-dev ## Install the example plugins and new ones as a stranger would, and check them
 	scripts/check_examples.sh $(python)
