@@ -192,20 +192,7 @@ def check_values(
             first bad row.
     """
     shape_arguments = {"quats": quats, "scales": scales} if covars is None else {"covars": covars}
-    named = {
-        "means": means,
-        **shape_arguments,
-        "opacities": opacities,
-        "colors": colors,
-        "viewmats": viewmats,
-        "Ks": Ks,
-    }
-    for name, tensor in {**named, "backgrounds": backgrounds}.items():
-        if tensor is None:
-            continue
-        # The sum is finite unless an element is not (or it overflowed): one pass without temporaries.
-        if not math.isfinite(float(tensor.sum())):
-            _refuse(name, ~torch.isfinite(tensor), "is NaN or infinite", "Lower the learning rate or check the file.")
+    _refuse_infinite(means=means, **shape_arguments, opacities=opacities, colors=colors)
     if covars is None:
         assert quats is not None
         assert scales is not None
@@ -219,6 +206,17 @@ def check_values(
         "is outside [0, 1]",
         "Pass activated opacities, sigmoid(logits), not logits.",
     )
+    check_cameras(viewmats, Ks, backgrounds)
+
+
+@torch.no_grad()
+def check_cameras(viewmats: Tensor, Ks: Tensor, backgrounds: Tensor | None) -> None:
+    """The part of `check_values` that is about cameras and what lies behind the Gaussians.
+
+    Raises:
+        StudioError: See `check_values`.
+    """
+    _refuse_infinite(viewmats=viewmats, Ks=Ks, backgrounds=backgrounds)
     _refuse(
         "viewmats",
         torch.linalg.det(viewmats[..., :3, :3].double()).abs() < _SINGULAR,
@@ -238,6 +236,13 @@ def check_values(
         "has a focal length that is not positive",
         "Give fx and fy in pixels.",
     )
+
+
+def _refuse_infinite(**named: Tensor | None) -> None:
+    for name, tensor in named.items():
+        # The sum is finite unless an element is not (or it overflowed): one pass without temporaries.
+        if tensor is not None and not math.isfinite(float(tensor.sum())):
+            _refuse(name, ~torch.isfinite(tensor), "is NaN or infinite", "Lower the learning rate or check the file.")
 
 
 def _refuse(name: str, bad: Tensor, what: str, fix: str) -> None:

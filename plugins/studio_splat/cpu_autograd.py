@@ -6,7 +6,7 @@ as with gsplat. The training loop needs no torch between projection and update, 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,30 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from studio.kernels.workspace import Workspace
-from studio_splat.kernels import layout
+from studio_splat.kernels.arrays import Arrays, backward_arrays, gather_visible, project_arrays
 from studio_splat.kernels.binning import Tiles, bin_splats, count_pairs
-from studio_splat.kernels.projection import project_forward
-from studio_splat.kernels.projection_backward import project_backward
 from studio_splat.kernels.raster_backward import rasterize_backward
 from studio_splat.kernels.raster_forward import Raster, rasterize_forward
-from studio_splat.kernels.records import RECORD, TILE
+from studio_splat.kernels.records import RECORD
+from studio_splat.kernels.splat_arrays import fill_planes, fill_records, pixels_of, split_rows
 from studio_splat.kernels.view import View as KernelView
 from studio_splat.memory import require_memory
 from studio_splat.view_rendering import Gaussians, Splats, TorchRenderer, View
-
-_LOG2_E = math.log2(math.e)
-# In the records alpha = 2^(L + A dx^2 + B dx dy + C dy^2); these are A, B, C over the conic's xx, xy, yy.
-_CONIC_SCALES = (-0.5 * _LOG2_E, -_LOG2_E, -0.5 * _LOG2_E)
-
-# What the logarithms of the parameters are cut to: a scale of 0 is a flat disc, an opacity of 1 is opaque.
-_SMALLEST_SCALE = 1e-30
-_LARGEST_LOGIT = 40.0
 
 _BYTES_A_PAIR = 4
 
 
 class KernelRenderer:
-    """`ViewRenderer` on the compiled kernels; float32 tensors on the CPU."""
+    """`ViewRenderer` on the compiled kernels; float32 tensors on the CPU.
+
+    Args:
+        check: Called where the kernels come across Gaussians with numbers that nobody means; raises what the user is
+            told. It saves passes over parameters that are read anyway.
+    """
+
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        self._check = check
 
     def project(self, view: View, gaussians: Gaussians) -> Splats:
         """Find the visible Gaussians and project them."""
@@ -57,6 +56,7 @@ class KernelRenderer:
             view.viewmat,
             _kernel_view(view),
             gaussians.sh_degree if with_sh else -1,
+            self._check,
         )
         return Splats(
             ids=ids,
@@ -130,75 +130,66 @@ class _Project(torch.autograd.Function):
         viewmat: Float[Tensor, "4 4"],
         view: KernelView,
         degree: int,
+        check: Callable[[], None] | None,
     ) -> tuple[Tensor, ...]:
-        used = None if coefficients is None else coefficients.detach()[:, : (degree + 1) ** 2]
-        params = layout.pack(
-            _array(means),
-            _array(quats),
-            _array(scales.detach().clamp_min(_SMALLEST_SCALE).log()),
-            _array(torch.logit(opacities.detach()).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)),
-            None if used is None else _array(used),
+        lease = _Lease()
+        projected = project_arrays(
+            _arrays(means, quats, scales, opacities, coefficients), view, degree, lease.workspace
         )
-        records = layout.aligned_empty((len(params) * layout.LANES, RECORD))
-        half_extents = layout.aligned_empty((len(records),))
-        project_forward(params, view, degree, records, half_extents)
-        ids = torch.from_numpy(np.flatnonzero(half_extents[: len(means)]))
-        seen = torch.from_numpy(records)[ids]
-        out_opacities = seen[:, 5].exp2()
-        ctx.save_for_backward(scales, opacities, ids, out_opacities)
-        ctx.coefficients_shape = None if coefficients is None else coefficients.shape
-        ctx.kernel_inputs = (params, view, degree, records)
+        if projected.suspicious and check is not None:
+            check()
+        seen = gather_visible(projected)
+        ids, out_opacities = torch.from_numpy(seen.ids), torch.from_numpy(seen.opacities)
+        radii = torch.from_numpy(seen.radii)
+        ctx.save_for_backward(means, quats, scales, opacities, coefficients, ids, out_opacities)
+        ctx.kernel_inputs = (view, degree, projected, lease)
         ctx.set_materialize_grads(False)
-        radii = seen[:, 10:12].ceil().to(torch.int32)
         ctx.mark_non_differentiable(ids, radii)
-        conics = seen[:, 2:5] / seen.new_tensor(_CONIC_SCALES)
-        return ids, radii, seen[:, 0:2].clone(), seen[:, 9].clone(), conics, out_opacities, seen[:, 6:9].clone()
+        floats = (torch.from_numpy(a) for a in (seen.means2d, seen.depths, seen.conics))
+        return ids, radii, *floats, out_opacities, torch.from_numpy(seen.rgb)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        scales, opacities, ids, out_opacities = ctx.saved_tensors
-        params, view, degree, records = ctx.kernel_inputs
-        _, _, v_means2d, v_depths, v_conics, v_opacities, v_rgb = grads
-        seen = torch.zeros(len(ids), RECORD)
-        if v_means2d is not None:
-            seen[:, 0:2] = v_means2d
-        if v_conics is not None:
-            seen[:, 2:5] = v_conics / seen.new_tensor(_CONIC_SCALES)
-        if v_opacities is not None:
-            seen[:, 5] = v_opacities * out_opacities * math.log(2)
-        if v_rgb is not None:
-            seen[:, 6:9] = v_rgb
-        if v_depths is not None:
-            seen[:, 9] = v_depths
-        rows = layout.aligned_zeros(records.shape)
-        rows[ids.numpy()] = seen.numpy()
-        gradients = layout.aligned_empty(params.shape)
-        v_pose = project_backward(params, view, degree, records, rows, gradients, pose=ctx.needs_input_grad[5])
-        unpacked = layout.unpack(gradients, len(scales))
-        v_scales = torch.from_numpy(unpacked["log_scales"]) / scales.clamp_min(_SMALLEST_SCALE)
-        # Through the logit this would be 0 / 0 for an opacity of 1.
-        v_in_opacities = None
-        if v_opacities is not None:
-            v_in_opacities = torch.zeros_like(opacities)
-            v_in_opacities[ids] = v_opacities * out_opacities / opacities[ids]
-        v_coefficients = None
-        if ctx.coefficients_shape is not None:
-            v_coefficients = torch.zeros(ctx.coefficients_shape)
-            v_coefficients[:, : (degree + 1) ** 2] = torch.from_numpy(unpacked["sh"])
+        *parameters, ids, out_opacities = ctx.saved_tensors
+        view, degree, projected, lease = ctx.kernel_inputs
+        names = ("means2d", "depths", "conics", "opacities", "rgb")
+        upstream = {n: None if g is None else _array(g) for n, g in zip(names, grads[2:], strict=True)}
+        found, v_pose = backward_arrays(
+            _arrays(*parameters),
+            view,
+            degree,
+            projected,
+            ids.numpy(),
+            out_opacities.numpy(),
+            upstream,
+            lease.workspace,
+            pose=ctx.needs_input_grad[5],
+        )
         v_viewmat = None
         if v_pose is not None:
             v_viewmat = torch.zeros(4, 4)
             v_viewmat[:3] = torch.from_numpy(v_pose)
         return (
-            torch.from_numpy(unpacked["means"]),
-            torch.from_numpy(unpacked["quats"]),
-            v_scales,
-            v_in_opacities,
-            v_coefficients,
+            torch.from_numpy(found.means),
+            torch.from_numpy(found.quats),
+            torch.from_numpy(found.scales),
+            None if grads[5] is None else torch.from_numpy(found.opacities),
+            None if found.sh is None else torch.from_numpy(found.sh),
             v_viewmat,
             None,
             None,
+            None,
         )
+
+
+def _arrays(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, coefficients: Tensor | None) -> Arrays:
+    return Arrays(
+        _array(means),
+        _array(quats),
+        _array(scales),
+        _array(opacities),
+        None if coefficients is None else _array(coefficients),
+    )
 
 
 class _Lease:
@@ -256,33 +247,34 @@ class _Composite(torch.autograd.Function):
         channels = features.shape[1]
         # The fourth channel of a record is its depth, which the splats are sorted by.
         in_records = channels <= 3 or (channels == 4 and torch.equal(features[:, 3], depths))
-        buffer = layout.aligned_zeros((len(means2d), RECORD))
-        records = torch.from_numpy(buffer)
-        records[:, 0:2] = means2d.detach()
-        records[:, 2:5] = conics.detach() * conics.new_tensor(_CONIC_SCALES)
-        records[:, 5] = opacities.detach().log2()
-        records[:, 9] = depths
-        records[:, 10:12] = radii
-        table = None
-        if in_records:
-            records[:, 6 : 6 + min(channels, 3)] = features.detach()[:, :3]
-            behind = np.zeros(max(channels, 3), np.float32)
-        else:
-            table = _array(features).copy()
-            behind = np.zeros(channels, np.float32)
+        lease = _Lease()
+        records = lease.workspace.array("composite.records", (len(means2d), RECORD))
+        values = _array(features)
+        bound = fill_records(
+            _array(means2d),
+            _array(conics),
+            _array(opacities),
+            values if in_records else None,
+            _array(depths),
+            radii.contiguous().numpy(),
+            width,
+            height,
+            records,
+        )
+        table = None if in_records else values.copy()
+        behind = np.zeros(max(channels, 3) if in_records else channels, np.float32)
         if background is not None:
             behind[:channels] = background.detach().numpy()
-        lease = _Lease()
-        _check_pair_memory(buffer, radii, width, height, lease.workspace)
-        tiles = bin_splats(buffer, width, height, lease.workspace)
+        _check_pair_memory(bound, records, means2d.device, width, height, lease.workspace)
+        tiles = bin_splats(records, width, height, lease.workspace)
         raster = rasterize_forward(
-            buffer, tiles, lease.workspace, features=table, background=behind, depth=in_records and channels == 4
+            records, tiles, lease.workspace, features=table, background=behind, depth=in_records and channels == 4
         )
-        ctx.blended = _Blended(buffer, table, tiles, raster, lease)
+        ctx.blended = _Blended(records, table, tiles, raster, lease)
         ctx.channels, ctx.absgrad = channels, absgrad
         ctx.save_for_backward(opacities)
         ctx.set_materialize_grads(False)
-        image = torch.from_numpy(raster.image)[:channels].permute(1, 2, 0).contiguous()
+        image = torch.from_numpy(pixels_of(raster.image, channels))
         return image, (1 - torch.from_numpy(raster.transmittance))[..., None]
 
     @staticmethod
@@ -290,9 +282,11 @@ class _Composite(torch.autograd.Function):
         (opacities,) = ctx.saved_tensors
         blended: _Blended = ctx.blended
         v_image, v_alphas = grads
-        planes = np.zeros(blended.raster.image.shape, np.float32)
-        if v_image is not None:
-            planes[: ctx.channels] = v_image.permute(2, 0, 1).numpy()
+        planes = blended.lease.workspace.array("composite.v_image", blended.raster.image.shape)
+        if v_image is None:
+            planes.fill(0)
+        else:
+            fill_planes(_array(v_image), planes)
         found = rasterize_backward(
             blended.records,
             blended.tiles,
@@ -303,38 +297,32 @@ class _Composite(torch.autograd.Function):
             features=blended.table,
             absgrad=ctx.absgrad is not None,
         )
-        rows = torch.from_numpy(found.rows)
-        if ctx.absgrad is not None:
-            ctx.absgrad.add_(rows[:, 10:12])
+        absgrad = None if ctx.absgrad is None else ctx.absgrad.numpy()
+        in_records = 0 if blended.table is not None else ctx.channels
+        v_means2d, v_conics, v_opacities, v_features = split_rows(found.rows, _array(opacities), in_records, absgrad)
         if found.features is not None:
-            v_features = torch.from_numpy(found.features).clone()
-        elif ctx.channels == 4:
-            v_features = rows[:, 6:10].clone()
-        else:
-            v_features = rows[:, 6 : 6 + ctx.channels].clone()
+            v_features = found.features.copy()
         return (
-            rows[:, 0:2].clone(),
-            rows[:, 2:5] * rows.new_tensor(_CONIC_SCALES),
-            rows[:, 5] / (opacities * math.log(2)),
-            v_features,
+            torch.from_numpy(v_means2d),
+            torch.from_numpy(v_conics),
+            torch.from_numpy(v_opacities),
+            torch.from_numpy(v_features),
             torch.from_numpy(found.background[: ctx.channels]) if ctx.needs_input_grad[4] else None,
             *[None] * 5,
         )
 
 
 def _check_pair_memory(
-    records: NDArray[np.float32], radii: Int[Tensor, "m 2"], width: int, height: int, workspace: Workspace
+    bound: float, records: NDArray[np.float32], device: torch.device, width: int, height: int, workspace: Workspace
 ) -> None:
-    """Refuse an image whose list of (tile, splat) pairs would not fit."""
-    grid = -(-width // TILE) * -(-height // TILE)
-    bound = ((radii.double() * 2 / TILE + 2).prod(1).clamp_max(grid)).sum().item() * _BYTES_A_PAIR
-    if bound < 1 << 28:
+    """Refuse an image whose list of (tile, splat) pairs would not fit; `bound` is known of their number."""
+    if bound * _BYTES_A_PAIR < 1 << 28:
         return
     # The bounding boxes say little about slanted splats; counting exactly costs half of the binning.
     pairs = count_pairs(records, width, height, workspace)
     require_memory(
         f"A list of {pairs:,} pairs of a tile and a Gaussian",
         pairs * _BYTES_A_PAIR,
-        radii.device,
+        device,
         fix="Prune Gaussians, render a smaller image or raise radius_clip.",
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from studio.errors import StudioError
 from studio_splat import backends
-from studio_splat.arguments import check_choices, check_shapes, check_values
+from studio_splat.arguments import check_cameras, check_choices, check_shapes, check_values
 from studio_splat.memory import require_memory
 from studio_splat.multi_view import RenderMode, render_views
 from studio_splat.reference import CameraModel
@@ -155,8 +157,14 @@ def rasterization(
         means.device,
         fix="Render smaller images, or fewer at once.",
     )
-    if check:
-        check_values(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, covars)
+    look = partial(check_values, means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, covars)
+    # The compiled kernels see all numbers of the Gaussians as they read them, if they read all.
+    kernels_look = name == "cpu" and covars is None and sh_degree is not None and "RGB" in render_mode
+    kernels_look = kernels_look and colors.shape[-2] == ((sh_degree or 0) + 1) ** 2
+    if check and kernels_look:
+        check_cameras(viewmats, Ks, backgrounds)
+    elif check:
+        look()
     gsplat_only = {
         "distributed": distributed,
         "with_ut": with_ut,
@@ -207,7 +215,7 @@ def rasterization(
             fix="Leave it out, or run on an NVIDIA GPU with backend='cuda'.",
         )
     return render_views(
-        _renderer(name),
+        _renderer(name, look if check and kernels_look else None),
         means=means,
         quats=quats,
         scales=scales,
@@ -236,13 +244,13 @@ def rasterization(
     )
 
 
-def _renderer(name: backends.BackendName) -> ViewRenderer:
+def _renderer(name: backends.BackendName, look: Callable[[], None] | None) -> ViewRenderer:
     if name == "reference":
         return TorchRenderer()
     # Numba is imported only by those who render with it.
     from studio_splat.cpu_autograd import KernelRenderer
 
-    return KernelRenderer()
+    return KernelRenderer(look)
 
 
 def _check_backend_fits(name: backends.BackendName, means: Tensor) -> None:

@@ -48,17 +48,23 @@ def render_views(
         scales = None if scales is None else _RowSparseGradient.apply(scales, rows_seen)
     flat_viewmats, flat_Ks = viewmats.reshape(-1, 4, 4), Ks.reshape(-1, 3, 3)
     flat_backgrounds = None if backgrounds is None else backgrounds.reshape(batches * cameras, -1)
+    with_shapes = covars is None
+    all_means, all_opacities = _parts(means, batches, n, 3), _parts(opacities, batches, n)
+    all_quats = None if quats is None or not with_shapes else _parts(quats, batches, n, 4)
+    all_scales = None if scales is None or not with_shapes else _parts(scales, batches, n, 3)
+    all_covars = None if covars is None else _parts(covars, batches, n, 3, 3)
+    all_colors = _colors(colors, batch, cameras, sh_degree, render_mode)
     views, projected = [], []
     for image in range(batches * cameras):
         b = image // cameras
         view = View(flat_viewmats[image], flat_Ks[image], options)
         gaussians = Gaussians(
-            means=means.reshape(batches, n, 3)[b],
-            quats=None if quats is None or covars is not None else quats.reshape(batches, n, 4)[b],
-            scales=None if scales is None or covars is not None else scales.reshape(batches, n, 3)[b],
-            covars=None if covars is None else covars.reshape(batches, n, 3, 3)[b],
-            opacities=opacities.reshape(batches, n)[b],
-            colors=_colors_of(colors, image, batch, cameras, sh_degree, render_mode),
+            means=all_means[b],
+            quats=None if all_quats is None else all_quats[b],
+            scales=None if all_scales is None else all_scales[b],
+            covars=None if all_covars is None else all_covars[b],
+            opacities=all_opacities[b],
+            colors=all_colors[image * len(all_colors) // (batches * cameras)],
             sh_degree=sh_degree if "RGB" in render_mode else None,
         )
         views.append(view)
@@ -90,24 +96,31 @@ def render_views(
         "n_cameras": cameras,
     }
     shape = (*batch, cameras, options.height, options.width, -1)
-    return torch.stack(images).reshape(shape), torch.stack(alphas).reshape(shape), meta
+    return _stacked(images).reshape(shape), _stacked(alphas).reshape(shape), meta
 
 
-def _colors_of(
-    colors: Tensor,
-    image: int,
-    batch: tuple[int, ...],
-    cameras: int,
-    sh_degree: int | None,
-    render_mode: RenderMode,
-) -> Tensor:
-    """What one image blends: [N, D] or coefficients [N, K, 3]; [N, 0] where only depth is rendered."""
+def _joined(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    return images[0][None] if len(images) == 1 else torch.stack(images)
+
+
+def _parts(tensor: Tensor, count: int, *shape: int) -> tuple[Tensor, ...]:
+    """`tensor` as `count` tensors of a shape; one alone is a view, whose gradient is not copied."""
+    return (tensor.reshape(shape),) if count == 1 else tensor.reshape(count, *shape).unbind(0)
+
+
+def _colors(
+    colors: Tensor, batch: tuple[int, ...], cameras: int, sh_degree: int | None, render_mode: RenderMode
+) -> tuple[Tensor, ...]:
+    """What the images of a batch, or each image, blend: [N, D] or coefficients [N, K, 3]; [N, 0] for depth alone."""
     tail = colors.shape[-2:] if sh_degree is None else colors.shape[-3:]
-    if colors.dim() == len(batch) + len(tail):
-        chosen = colors.reshape(math.prod(batch), *tail)[image // cameras]
-    else:
-        chosen = colors.reshape(math.prod(batch) * cameras, *tail)[image]
-    return chosen if "RGB" in render_mode else chosen.new_zeros(len(chosen), 0)
+    count = math.prod(batch) * (1 if colors.dim() == len(batch) + len(tail) else cameras)
+    if "RGB" not in render_mode:
+        return (colors.new_zeros(tail[0], 0),) * count
+    return _parts(colors, count, *tail)
 
 
 def _features(
@@ -139,13 +152,18 @@ class _SplatTable:
         ends = torch.tensor(counts).cumsum(0).tolist()
         self.image_shape, self.packed = images, packed
         self._slices = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
-        self.gaussian_ids = torch.cat([splats.ids for splats in projected])
+        self.gaussian_ids = _joined([splats.ids for splats in projected])
         device = self.gaussian_ids.device
-        self.image_ids = torch.arange(len(counts), device=device).repeat_interleave(torch.tensor(counts, device=device))
+        self._counts = torch.tensor(counts, device=device)
+        self.image_ids = torch.arange(len(counts), device=device).repeat_interleave(self._counts)
         self.values: dict[str, Tensor] = {}
         for name in ("means2d", "depths", "conics", "opacities", "radii"):
-            rows = torch.cat([getattr(splats, name) for splats in projected])
+            rows = _joined([getattr(splats, name) for splats in projected])
             self.values[name] = rows if packed else self._scatter(rows, gaussians)
+        # One operation with one gradient, where a slice for each image would add up as many.
+        self._by_image = {name: value.split(counts) for name, value in self.values.items()} if packed else {}
+        if packed and len(counts) == 1:
+            self._by_image = {name: (value,) for name, value in self.values.items()}
 
     def _scatter(self, rows: Tensor, gaussians: int) -> Tensor:
         images = math.prod(self.image_shape)
@@ -161,7 +179,7 @@ class _SplatTable:
         values = {}
         for name, value in self.values.items():
             if self.packed:
-                values[name] = value[self._slices[image]]
+                values[name] = self._by_image[name][image]
             else:
                 per_image = value.reshape(math.prod(self.image_shape), *value.shape[len(self.image_shape) :])
                 values[name] = per_image[image, projected.ids]
@@ -189,9 +207,10 @@ class _SplatTable:
         """The entries that describe the splats."""
         ids: dict[str, Tensor | None] = {"batch_ids": None, "camera_ids": None, "gaussian_ids": None}
         if self.packed:
+            images = torch.arange(len(self._counts), device=self._counts.device)
             ids = {
-                "batch_ids": self.image_ids // cameras,
-                "camera_ids": self.image_ids % cameras,
+                "batch_ids": (images // cameras).repeat_interleave(self._counts),
+                "camera_ids": (images % cameras).repeat_interleave(self._counts),
                 "gaussian_ids": self.gaussian_ids,
             }
         return {**ids, **self.values}
@@ -203,9 +222,12 @@ def _tile_meta(table: _SplatTable, options: ViewOptions, tile_size: int) -> dict
     grid = [math.ceil(options.width / tile_size), math.ceil(options.height / tile_size)]
     means2d, radii = table.values["means2d"], table.values["radii"]
     limits = torch.tensor(grid, dtype=means2d.dtype, device=means2d.device)
-    first = ((means2d - radii) / tile_size).floor().clamp_min(0).minimum(limits)
-    last = ((means2d + radii) / tile_size).ceil().clamp_min(0).minimum(limits)
-    tiles = torch.where((radii > 0).all(-1), (last - first).prod(-1), 0).to(torch.int32)
+    # In place, and columns one by one: products and tests along an axis of two are slow.
+    first = (means2d - radii).div_(tile_size).floor_().clamp_(min=0)
+    last = (means2d + radii).div_(tile_size).ceil_().clamp_(min=0)
+    sides = torch.minimum(last, limits, out=last).sub_(torch.minimum(first, limits, out=first))
+    seen = (radii[..., 0] > 0) & (radii[..., 1] > 0)
+    tiles = (sides[..., 0] * sides[..., 1]).mul_(seen).to(torch.int32)
     return {"tile_width": grid[0], "tile_height": grid[1], "tile_size": tile_size, "tiles_per_gauss": tiles}
 
 

@@ -160,7 +160,7 @@ def _project_block(
 
 
 @lanewise
-def _project_share(
+def project_share(
     share: int,
     shares: int,
     params: np.ndarray,
@@ -171,6 +171,7 @@ def _project_share(
     records: np.ndarray,
     radii: np.ndarray,
 ) -> None:
+    """Every `shares`-th chunk of blocks from `share` on."""
     blocks, rows = params.shape[0], params.shape[1]
     s = aligned_scratch(_SCRATCH)
     basis = s[_BASIS:]
@@ -191,7 +192,7 @@ def _project(
     radii: np.ndarray,
 ) -> None:
     for share in numba.prange(shares):
-        _project_share(share, shares, params, view, model, antialiased, degree, records, radii)
+        project_share(share, shares, params, view, model, antialiased, degree, records, radii)
 
 
 def project_forward(

@@ -120,7 +120,7 @@ def _write_gradients(
 
 
 @lanewise
-def _backward_share(
+def backward_share(
     share: int,
     shares: int,
     params: np.ndarray,
@@ -142,6 +142,7 @@ def _backward_share(
     column: int,
     pose: np.ndarray,
 ) -> None:
+    """Every `shares`-th chunk of blocks from `share` on."""
     blocks, block_rows = params.shape[0], params.shape[1]
     used = GEOMETRY_ROWS + 3 * (degree + 1) * (degree + 1)
     write = gradients.shape[0] > 0
@@ -224,7 +225,7 @@ def _backward(
 ) -> None:
     """Write the gradients, or where `gradients` is empty take an Adam step: one kernel, as both compile for seconds."""
     for share in numba.prange(shares):
-        _backward_share(
+        backward_share(
             share,
             shares,
             params,
@@ -274,7 +275,7 @@ def _touched_or_all(touched: NDArray[np.uint8] | None, blocks: int) -> NDArray[n
     return touched
 
 
-def _pose_gradient(view: View, partial: NDArray[np.float32]) -> NDArray[np.float64]:
+def pose_gradient(view: View, partial: NDArray[np.float32]) -> NDArray[np.float64]:
     """(3, 4) gradient of world_to_camera from the sums of the chunks."""
     total = partial.astype(np.float64).sum(axis=0)
     matrix = view.packed[:12].reshape(3, 4).astype(np.float64)
@@ -342,7 +343,7 @@ def project_backward(
         -1,
         partial,
     )
-    return _pose_gradient(view, partial) if pose else None
+    return pose_gradient(view, partial) if pose else None
 
 
 def project_backward_adam(
@@ -442,4 +443,4 @@ def project_backward_adam(
         -1 if statistics is None else (10 if absgrad else 0),
         partial,
     )
-    return _pose_gradient(view, partial) if pose else None
+    return pose_gradient(view, partial) if pose else None
