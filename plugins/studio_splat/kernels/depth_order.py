@@ -17,6 +17,8 @@ from .shares import share
 
 MAX_PAIRS = 2**31 - 1
 _AHEAD = 8
+_STAGES_A_PASS = 4
+"""Of the radix sort: count digits, sum up shares of digits, place them, move the keys."""
 
 
 @device
@@ -103,12 +105,23 @@ def _count_tiles(
 
 
 @device
-def _sum_tiles(histogram: Any, first: int, last: int) -> int:
+def _sum_columns(histogram: Any, first: int, last: int) -> int:
+    """All counts of some tiles or digits."""
     total = 0
     for chunk in range(histogram.shape[0]):
-        for tile in range(first, last):
-            total += histogram[chunk, tile]
+        for column in range(first, last):
+            total += histogram[chunk, column]
     return total
+
+
+@device
+def _place_digits(histogram: Any, first: int, last: int, offset: int) -> None:
+    """Turn counts of some digits into the place where each thread writes the next key with that digit."""
+    for digit in range(first, last):
+        for t in range(histogram.shape[0]):
+            here = histogram[t, digit]
+            histogram[t, digit] = offset
+            offset += here
 
 
 @device
@@ -148,16 +161,21 @@ def _order_share(
     threads = shares.shape[0]
     chunks = histogram.shape[0]
     tiles = histogram.shape[1] - 1
-    step = stage // 2
+    step, part = stage // _STAGES_A_PASS, stage % _STAGES_A_PASS
     swapped = min(step, passes) % 2 == 1
     source = scratch if swapped else keys
     if step < passes:
         # The first pass also closes the gaps between the shares of the measuring stage.
         first = share(count, t, threads) if step == 0 else share(drawn, t, threads)
         last = first + shares[t, 0] if step == 0 else share(drawn, t + 1, threads)
+        low, high = share(digits.shape[1], t, threads), share(digits.shape[1], t + 1, threads)
         shift = np.uint64(32 + step * bits)
-        if stage % 2 == 0:
+        if part == 0:
             _count_digits(source, first, last, base, shift, digits, t)
+        elif part == 1:
+            totals[t] = _sum_columns(digits, low, high)
+        elif part == 2:
+            _place_digits(digits, low, high, totals[t])
         else:
             _move_by_digit(
                 source,
@@ -169,7 +187,7 @@ def _order_share(
                 t,
                 keys if swapped else scratch,
             )
-    elif stage == 2 * passes:
+    elif stage == _STAGES_A_PASS * passes:
         # A thread takes one chunk from the near end and one from the far end: near splats are the large ones.
         for chunk in (t, chunks - 1 - t):
             _count_tiles(
@@ -185,8 +203,8 @@ def _order_share(
             )
     else:
         first, last = share(tiles, t, threads), share(tiles, t + 1, threads)
-        if stage == 2 * passes + 1:
-            totals[t] = _sum_tiles(histogram, first, last)
+        if stage == _STAGES_A_PASS * passes + 1:
+            totals[t] = _sum_columns(histogram, first, last)
         else:
             _place_lists(histogram, first, last, totals[t], start, tile_count)
 
@@ -226,7 +244,7 @@ def order_splats(
     tiles = histogram.shape[1] - 1
     pairs = 0
     # All stages through one parallel loop: each such loop in the source costs most of a second to compile.
-    for stage in range(2 * passes + 3):
+    for stage in range(_STAGES_A_PASS * passes + 3):
         if pairs <= MAX_PAIRS:
             for part in prange(threads):
                 _order_share(
@@ -249,17 +267,14 @@ def order_splats(
                     tile_count,
                     totals,
                 )
-        if stage < 2 * passes and stage % 2 == 0:
+        # What was counted of a share of digits or tiles becomes the place where the share begins.
+        if stage == _STAGES_A_PASS * passes + 1 or (stage < _STAGES_A_PASS * passes and stage % _STAGES_A_PASS == 1):
             offset = 0
-            for digit in range(digits.shape[1]):
-                for t in range(threads):
-                    here = digits[t, digit]
-                    digits[t, digit] = offset
-                    offset += here
-        elif stage == 2 * passes + 1:
             for t in range(threads):
                 here = totals[t]
-                totals[t] = pairs
-                pairs += here
+                totals[t] = offset
+                offset += here
+            if stage > _STAGES_A_PASS * passes:
+                pairs = offset
     start[tiles] = pairs
     return pairs
