@@ -46,7 +46,7 @@ SHARES = {
 """Kills of 300 that each subject gets."""
 AGAIN = 0.4
 """Probability that a resumed training is killed, too."""
-DATA = {"vae": "shapes:16", "gan": "toy:moons", "diffusion": "shapes:16", "gpt": "text", "caption": "shapes:16"}
+DATA = {"vae": "toy:moons", "gan": "toy:moons", "diffusion": "shapes:16", "gpt": "text", "caption": "shapes:16"}
 MOSTLY = 0.8
 PHOTOS = 8
 PROTOCOL = (
