@@ -1,8 +1,7 @@
 """Ranges of configuration fields, declared with their types and checked before anything is trained.
 
-lr: Annotated[float, Range(0, 1)] = 1e-3
-width: Annotated[int, Range(8, 4096, multiple=8)] = 64
-dropout: Share = 0.1
+A field says ``lr: Annotated[float, Range(0, 1)] = 1e-3``, ``dropout: Share = 0.1``, or
+``width: Annotated[int, Range(8, 4096, multiple=8)] = 64``.
 """
 
 from __future__ import annotations
