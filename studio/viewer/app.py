@@ -16,6 +16,7 @@ from studio.kernels import cache
 from studio.training.loaded import LoadedRun
 from studio.viewer.access import Access, Server
 from studio.viewer.busy import Busy
+from studio.viewer.sheet_canvas import SheetCanvas
 from studio.viewer.stage import Stage
 from studio.viewer.subject import Subject, open_subject
 from studio.viewer.turns import LockedTurns, TrainingTurns
@@ -41,6 +42,7 @@ class Viewer:
         self.device = device
         self._guard = threading.RLock()
         self._stage: Stage | None = None
+        self._canvas: SheetCanvas | None = None
         self._turns: LockedTurns | TrainingTurns = LockedTurns()
         self._runs_root = runs_root
         self._closed = False
@@ -94,7 +96,8 @@ class Viewer:
             if panel is None:
                 self.server.gui.add_markdown("This run samples: `studio sample` draws from it.")
             else:
-                panel(self.server.gui, run)
+                self._canvas = SheetCanvas(self.server)
+                panel(self.server.gui, run, self._canvas)
             self._mount_runs()
 
     def open(self, path: Path) -> None:
@@ -115,6 +118,7 @@ class Viewer:
         if self._stage is not None:
             self._stage.close()
             self._stage = None
+        self._canvas = None
         for client in self.server.get_clients().values():
             client.scene.set_background_image(None)
         self.server.scene.reset()
@@ -132,6 +136,8 @@ class Viewer:
         with self._guard:
             if self._stage is not None and not self._closed:
                 self._stage.arrived(client)
+            elif self._canvas is not None and not self._closed:
+                self._canvas.arrived(client)
 
     def _left(self, client: viser.ClientHandle) -> None:
         with self._guard:

@@ -20,6 +20,7 @@ from torch import Tensor
 from studio.catalog import find_runs
 from studio.errors import StudioError
 from studio.export.pictures import grid, to_uint8
+from studio.files import atomic_write
 from studio.plugin.base import Generator, SampleOptions
 from studio.registry import find_plugin, list_plugins
 from studio.training.captions import caption_views
@@ -27,6 +28,7 @@ from studio.training.loaded import LoadedRun, open_run
 from studio.training.previews import as_pictures, labelled_grid, scatter, sheet_of
 from studio.training.sampling import Condition, draw_samples
 from studio.viewer.session import View
+from studio.viewer.sheet_canvas import SheetCanvas
 
 ANY, ALL = "any", "all classes"
 _DEFAULT, _MOST, _POINTS = 16, 64, 2000
@@ -48,10 +50,12 @@ class GeneratorPanel:
     Args:
         gui: Where to put it, such as `server.gui`; the folder or tab that is open now.
         loaded_run: What samples, or the scene that views are described of.
+        canvas: Shows the sheet, too, where the page has no scene.
     """
 
-    def __init__(self, gui: viser.GuiApi, loaded_run: LoadedRun) -> None:
+    def __init__(self, gui: viser.GuiApi, loaded_run: LoadedRun, canvas: SheetCanvas | None = None) -> None:
         self._run = loaded_run
+        self._canvas = canvas
         self._latest = LatestWork(self._tell)
         self._sheet: list[Tensor] = []
         spec = find_plugin(loaded_run.config.plugin).spec
@@ -105,12 +109,42 @@ class GeneratorPanel:
         if shape == ():
             self._text = gui.add_html("")
         else:
-            self._image = gui.add_image(_BLANK, format="png")
+            self._image = gui.add_image(_BLANK, format="png", visible=self._canvas is None)
+            if self._canvas is not None:
+                self._add_canvas(gui, self._canvas)
         another.on_click(lambda event: self._another_seed())
         controls = [self._seed, self._number, self._condition, *(option.handle for option in self._options.values())]
         for handle in controls:
             if handle is not None:
                 handle.on_update(lambda event: self._refresh())
+
+    def _add_canvas(self, gui: viser.GuiApi, canvas: SheetCanvas) -> None:
+        zoom = gui.add_slider("Zoom", 1.0, 8.0, 0.25, 1.0, hint="Into the middle of the sheet")
+        buttons = gui.add_button_group("Sheet", ("download", "keep"), hint="keep: in the run's folder samples/")
+
+        def zoomed(event: viser.GuiEvent[Any]) -> None:
+            canvas.zoom = float(zoom.value)
+            canvas.show()
+
+        def take(event: viser.GuiEvent[Any]) -> None:
+            picture = canvas.png()
+            name = f"seed-{int(self._seed.value)}.png"
+            if picture is None:
+                return
+            if event.target.value == "download" and event.client is not None:
+                event.client.send_file_download(name, picture)
+            elif event.target.value == "keep":
+                self._latest.submit("keep", lambda: self._keep(name, picture, event.client))
+
+        zoom.on_update(zoomed)
+        buttons.on_click(take)
+
+    def _keep(self, name: str, picture: bytes, client: viser.ClientHandle | None) -> None:
+        path = self._run.path / "samples" / name
+        with atomic_write(path) as file:
+            file.write(picture)
+        if client is not None:
+            client.add_notification("Kept", str(path), auto_close_seconds=6.0)
 
     def _add_walk(self, gui: viser.GuiApi) -> None:
         with gui.add_folder("Interpolation", expand_by_default=False):
@@ -179,6 +213,8 @@ class GeneratorPanel:
         else:
             raise StudioError(f"Samples of shape {tuple(drawn.shape[1:])} have no picture.")
         _set(self._image, "image", to_uint8(sheet))
+        if self._canvas is not None:
+            self._canvas.show(to_uint8(sheet))
 
     # ---- walks ---------------------------------------------------------------------------------------------------
     def _show_walk(self) -> None:
