@@ -281,7 +281,7 @@ def test_the_order_visits_each_index_once_an_epoch_and_restarts_anywhere(n: int)
 
 def test_a_damaged_run_is_told_in_one_line(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "data", "plugin")
-    with pytest.raises(StudioError, match=r"no config\.yaml"):
+    with pytest.raises(StudioError, match="there is no such folder"):
         RunFolder.open(tmp_path / "nowhere")
     folder.config_file.write_text("plugin: [unclosed")
     with pytest.raises(StudioError, match=r"config\.yaml") as caught:
