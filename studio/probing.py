@@ -199,7 +199,7 @@ def _answer(describe: str, registration: Registration) -> str:
         return json.dumps(dict(import_target(describe)(found, registration)))
     except BaseException as error:  # a plugin may raise anything, SystemExit included, and only its reason matters here
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        answer = {"details": traceback.format_exc()}
+        answer: dict[str, Any] = {"details": traceback.format_exc()}
         if isinstance(error, ModuleNotFoundError) and error.name:
             reason = f"needs the package '{error.name}', which is not installed (pip install {error.name})"
         else:

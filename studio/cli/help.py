@@ -49,7 +49,8 @@ def documented(command: type[Any]) -> type[Any]:
             if field.default_factory is not dataclasses.MISSING:
                 options["default_factory"] = field.default_factory
             marks = (*marks, *_mark(marks, texts.get(field.name)))
-        fields.append((field.name, Annotated[(hint, *marks)] if marks else hint, dataclasses.field(**options)))
+        parts = (hint, *marks)
+        fields.append((field.name, Annotated[parts] if marks else hint, dataclasses.field(**options)))
     doc = unfold(inspect.getdoc(command) or "")
     return dataclasses.make_dataclass(command.__name__, fields, namespace={"__doc__": doc})
 

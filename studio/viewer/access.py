@@ -178,7 +178,7 @@ def _guarded(access: Access) -> Iterator[threading.Event]:
             hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
             if len(hosts) > 1 or len(origins) > 1:
                 return _answer(http.HTTPStatus.BAD_REQUEST, "The request has two addresses.")
-            path = access.admit(request.path, *(hosts or [None]), *(origins or [None]))
+            path = access.admit(request.path, next(iter(hosts), None), next(iter(origins), None))
             if path is None:
                 return _answer(http.HTTPStatus.FORBIDDEN, _REFUSED)
             request.path = path

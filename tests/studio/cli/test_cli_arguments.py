@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.cli.arguments import (
-    AtLeastOne,
     NonNegativeInt,
+    OptionalAtLeastOne,
     OptionalDuration,
     PositiveFloat,
     arguments_of,
@@ -68,7 +68,7 @@ class Group:
     seed: NonNegativeInt = 0
     """Seed."""
     size: PositiveFloat = 1.0
-    factor: AtLeastOne = 1.0
+    factor: OptionalAtLeastOne = 1.0
     budget: OptionalDuration = None
     ratio: float = 0.5
     label: str | None = None
