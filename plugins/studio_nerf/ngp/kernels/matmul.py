@@ -13,11 +13,13 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from studio.kernels.cache import device
+from studio.kernels.target import has_wide_registers
 from studio.kernels.vec import LANES, intrinsic
 
 STORE, RELU, ADD, MASK = 0, 1, 2, 3
 """What happens to a tile of sums S over C: C = S; C = max(S, 0); C += S; C = S where C > 0, else 0."""
 
+_WIDE = has_wide_registers()
 _F32 = ir.FloatType()
 _VF = ir.VectorType(_F32, LANES)
 _I32 = ir.IntType(32)
@@ -108,20 +110,29 @@ def _product(mode: int) -> Any:
         c: Any, c_at: int, c_row: int, rows: int, depth: int, width: int,
     ) -> None:  # fmt: skip
         j = 0
-        while j + 64 <= width:
-            for i in range(0, rows, 4):
-                _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row, depth,
-                      4, 4, mode)  # fmt: skip
-            j += 64
-        while j + 32 <= width:
-            for i in range(0, rows, 8):
-                _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row, depth,
-                      8, 2, mode)  # fmt: skip
-            j += 32
-        if j < width:
-            for i in range(0, rows, 8):
-                _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row, depth,
-                      8, 1, mode)  # fmt: skip
+        if _WIDE:
+            while j + 64 <= width:
+                for i in range(0, rows, 4):
+                    _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row,
+                          depth, 4, 4, mode)  # fmt: skip
+                j += 64
+            while j + 32 <= width:
+                for i in range(0, rows, 8):
+                    _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row,
+                          depth, 8, 2, mode)  # fmt: skip
+                j += 32
+            if j < width:
+                for i in range(0, rows, 8):
+                    _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row,
+                          depth, 8, 1, mode)  # fmt: skip
+        else:
+            # Eight registers of sums, two of B and one of A: sixteen (AVX2) hold no larger tile without spilling, and
+            # these are as many independent sums as two units of four cycles' latency can have under way.
+            while j < width:
+                for i in range(0, rows, 4):
+                    _tile(a, a_at + i * a_row, a_row, a_step, b, b_at + j, b_step, c, c_at + i * c_row + j, c_row,
+                          depth, 4, 1, mode)  # fmt: skip
+                j += LANES
 
     return device(multiply)
 
