@@ -19,6 +19,13 @@ from typing import Any, Literal
 Clock = Literal["wall", "cpu"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_NO_AVX512 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+"""Keeps torch, MKL, oneDNN and OpenBLAS to AVX2, for an equal peer of kernels that are compiled for it."""
 _SIZE = 1536
 _REPETITIONS = 8
 _STEPS = 4_000_000
@@ -51,8 +58,12 @@ def read_clock(clock: Clock) -> float:
 
 
 def measure_peaks(threads: int, clock: Clock) -> Peaks:
-    """Run this script with so many threads."""
+    """Run this script with so many threads; where kernels are compiled without AVX-512, the products do without too."""
+    from studio.kernels.target import has_wide_registers
+
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+    if not has_wide_registers():
+        environment.update(_NO_AVX512)
     command = [sys.executable, __file__, "--threads", str(threads), "--clock", clock]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return Peaks(**json.loads(done.stdout.splitlines()[-1]))

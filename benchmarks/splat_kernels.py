@@ -2,6 +2,7 @@
 
     python benchmarks/splat_kernels.py --gaussians 20000 100000 --threads 1 2
     python benchmarks/splat_kernels.py --threads 1 --clock cpu          # on a machine that others use
+    NUMBA_CPU_NAME=x86-64-v3 python benchmarks/splat_kernels.py --keep  # kernels compiled for AVX2, added to the file
     python benchmarks/splat_kernels.py --opensplat ~/OpenSplat/build/opensplat
 
 Trains a Lego model of each size first, so that the Gaussians are as large and as deep as they are in practice, then
@@ -13,6 +14,8 @@ results/splat_kernels.json.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import tempfile
 from collections import defaultdict
@@ -25,7 +28,14 @@ import numpy as np
 import opensplat
 import torch
 from harness import DATA, RESULTS, Report, gib, peak_memory, warm_up
-from kernel_operations import backward_operations, forward_operations
+from kernel_operations import (
+    backward_operations,
+    executed_backward,
+    executed_forward,
+    forward_operations,
+    rows_reached,
+)
+from llvmlite import binding
 from peaks import Clock, Peaks, measure_peaks, read_clock
 
 from studio.cameras import Cameras
@@ -53,8 +63,11 @@ PROTOCOL = (
     "field, measured apart. 'render' is CpuEngine.render, projection to finished picture, at the stated size or the "
     "cameras' own. Figures are medians over views in milliseconds of {clock} time. 'share' of a kernel is its counted "
     "float operations a second over the speed of a float32 matrix product with the same threads, the faster of torch's "
-    "and NumPy's, measured beside it; operations are counted over the lists really processed (kernel_operations.py). "
-    "The file has the share of the FMA peak too. Seed 0."
+    "and NumPy's, measured beside it; counted is what blending each pixel of a tile with each splat of its list takes, "
+    "over the lists really processed (kernel_operations.py). The kernels pass over rows of a tile that a splat cannot "
+    "reach, so they execute fewer: 'executed_share' counts those only. 'target' is the processor that kernels were "
+    "compiled for; where it lacks AVX-512, the matrix products do without too. The file has the share of the FMA peak. "
+    "Seed 0."
 )
 
 
@@ -72,6 +85,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA / "lego")
     parser.add_argument("--garden", type=Path, default=DATA / "garden_npz" / "test_garden.npz")
     parser.add_argument("--test-file", default="transforms_test25.json")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of other targets that the file has")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.clock == "cpu" and arguments.threads != [1]:
@@ -88,6 +102,9 @@ def main() -> None:
         settings=vars(arguments),
         folder=arguments.results,
     )
+    if arguments.keep and report.file.is_file():
+        old = json.loads(report.file.read_text(encoding="utf-8"))["rows"]
+        report.rows += [row for row in old if row.get("target") != _target()]
     with tempfile.TemporaryDirectory() as scratch:
         options = TrainOptions(
             output=Path(scratch),
@@ -115,6 +132,11 @@ def main() -> None:
     report.print()
 
 
+def _target() -> str:
+    """The processor that kernels are compiled for."""
+    return os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+
+
 def _engine(job: Prepared) -> CpuEngine:
     assert isinstance(job.plugin, SplatField)
     engine = job.plugin.engine()
@@ -133,7 +155,7 @@ def _train_rows(report: Report, job: Prepared, arguments: argparse.Namespace) ->
         threads = set_threads(count)
         torch.set_num_threads(threads)
         clock = arguments.clock
-        row: dict[str, Any] = {"scene": "lego", "gaussians": engine.count, "threads": threads}
+        row: dict[str, Any] = {"target": _target(), "scene": "lego", "gaussians": engine.count, "threads": threads}
         row.update(_stages(job, engine, arguments.views, measure_peaks(threads, clock), clock))
         row["iteration"] = _iterations(job, arguments.views, clock)
         for size in arguments.render_sizes:
@@ -166,7 +188,7 @@ def _render_rows(
     for count in arguments.threads or [None]:
         threads = set_threads(count)
         torch.set_num_threads(threads)
-        row: dict[str, Any] = {"scene": scene, "gaussians": engine.count, "threads": threads}
+        row: dict[str, Any] = {"target": _target(), "scene": scene, "gaussians": engine.count, "threads": threads}
         for size in sizes or arguments.render_sizes:
             name = "render" if size is None else f"render_{size}"
             row[name] = _renders(engine, cameras, size, min(arguments.views, 20), arguments.clock)
@@ -230,13 +252,22 @@ def _stages(job: Prepared, engine: CpuEngine, views: int, peaks: Peaks, clock: C
         counted["blended"].append(blended)
         counted["forward"].append(forward_operations(looked_at, blended, 3))
         counted["backward"].append(backward_operations(blended, 3, absgrad=True))
+        reached = rows_reached(records, tiles)
+        counted["rows_reached"].append(reached)
+        counted["forward_executed"].append(executed_forward(looked_at, reached, 3))
+        counted["backward_executed"].append(executed_backward(blended, reached, 3, absgrad=True))
     speeds = {
         name: statistics.median(np.array(counted[name][3:]) / np.array(spent[name][3:]) / 1e6)
+        for name in ("forward", "backward")
+    }
+    executed = {
+        name: statistics.median(np.array(counted[f"{name}_executed"][3:]) / np.array(spent[name][3:]) / 1e6)
         for name in ("forward", "backward")
     }
     return {
         **{name: statistics.median(times[3:]) for name, times in spent.items()},
         **{f"{name}_share": speed / peaks.matmul for name, speed in speeds.items()},
+        **{f"{name}_executed_share": speed / peaks.matmul for name, speed in executed.items()},
         "counted": {
             **{name: statistics.median(values) for name, values in counted.items()},
             **{f"{name}_gflops": speed for name, speed in speeds.items()},

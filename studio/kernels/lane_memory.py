@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .vector_types import F32, I32, LANES, call, f32x16, i32x16, intrinsic, shuffle, splat_value
+from .vector_types import HALF_LANES, I32, LANES, call, f32x8, f32x16, i32x8, i32x16, intrinsic, shuffle, splat_value
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
@@ -23,6 +23,11 @@ def _vector_of(array: Any) -> Any:
     return i32x16 if array.dtype in (types.int32, types.uint32) else None
 
 
+def _load(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, vector: Any) -> Any:
+    pointer = _pointer(context, builder, array_type, array, offset)
+    return builder.load(builder.bitcast(pointer, vector.ir_type.as_pointer()), align=4)
+
+
 @intrinsic
 def load(typingctx: Any, array: Any, offset: Any) -> Any:
     """Sixteen elements of a float32 or (u)int32 array from the flat element `offset` on; any alignment."""
@@ -31,16 +36,27 @@ def load(typingctx: Any, array: Any, offset: Any) -> Any:
         return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
-        return builder.load(builder.bitcast(pointer, vector.ir_type.as_pointer()), align=4)
+        return _load(context, builder, sig.args[0], args[0], args[1], vector)
 
     return vector(array, types.intp), emit
 
 
 @intrinsic
+def load8(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Eight elements of a float32 array from the flat element `offset` on; any alignment."""
+    if _vector_of(array) is not f32x16:
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(context, builder, sig.args[0], args[0], args[1], f32x8)
+
+    return f32x8(array, types.intp), emit
+
+
+@intrinsic
 def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
-    """Write the sixteen lanes of `value` from the flat element `offset` on; any alignment."""
-    if _vector_of(array) is not value:
+    """Write the lanes of `value`, sixteen or eight, from the flat element `offset` on; any alignment."""
+    if value not in {f32x16: (f32x16, f32x8), i32x16: (i32x16, i32x8)}.get(_vector_of(array), ()):
         return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -51,46 +67,19 @@ def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), emit
 
 
-_QUARTER = ir.VectorType(F32, 4)
-
-
-def _quarters(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
-    """Pointers to the four rows of four floats that :func:`load_block` and :func:`store_block` name."""
-    rows = []
-    offset = args[1]
-    for _ in range(4):
-        pointer = _pointer(context, builder, sig.args[0], args[0], offset)
-        rows.append(builder.bitcast(pointer, _QUARTER.as_pointer()))
-        offset = builder.add(offset, args[2])
-    return rows
-
-
 @intrinsic
-def load_block(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
-    """Four rows of four float32, `stride` elements apart, as the lanes 0-3, 4-7, 8-11 and 12-15."""
+def broadcast_pair(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Sixteen lanes: 0-7 equal to the float32 at the flat `offset`, 8-15 to the one after it."""
     if _vector_of(array) is not f32x16:
         return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a, b, c, d = (builder.load(row, align=4) for row in _quarters(context, builder, sig, args))
-        low, high = (shuffle(builder, x, y, list(range(8))) for x, y in ((a, b), (c, d)))
+        first = _pointer(context, builder, sig.args[0], args[0], args[1])
+        second = builder.gep(first, [ir.Constant(I32, 1)], inbounds=True)
+        low, high = (splat_value(builder, builder.load(pointer), HALF_LANES) for pointer in (first, second))
         return shuffle(builder, low, high, list(range(LANES)))
 
-    return f32x16(array, types.intp, types.intp), emit
-
-
-@intrinsic
-def store_block(typingctx: Any, array: Any, offset: Any, stride: Any, value: Any) -> Any:
-    """Write the lanes as four rows of four, `stride` elements apart."""
-    if _vector_of(array) is not f32x16 or value is not f32x16:
-        return None
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for i, row in enumerate(_quarters(context, builder, sig, args)):
-            builder.store(shuffle(builder, args[3], args[3], list(range(4 * i, 4 * i + 4))), row, align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp, value), emit
+    return f32x16(array, types.intp), emit
 
 
 @intrinsic
@@ -129,6 +118,31 @@ def put(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), emit
+
+
+FLAGS = 64
+"""How many elements `flagged` reads."""
+
+
+@intrinsic
+def flagged(typingctx: Any, array: Any, offset: Any, mask: Any) -> Any:
+    """FLAGS elements of a uint8 array from the flat `offset` on: bit i of the int64 is set if element i & mask is.
+
+    This turns flags that were written thing by thing into lists that are read flag by flag.
+    """
+    if not (isinstance(array, types.Array) and array.dtype == types.uint8):
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        vector = ir.VectorType(byte, FLAGS)
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], args[1]), vector.as_pointer())
+        wanted = splat_value(builder, builder.trunc(args[2], byte), FLAGS)
+        bits = builder.and_(builder.load(pointer, align=1), wanted)
+        found = builder.icmp_unsigned("!=", bits, ir.Constant(vector, [0] * FLAGS))
+        return builder.bitcast(found, ir.IntType(FLAGS))
+
+    return types.int64(array, types.intp, types.int64), emit
 
 
 @intrinsic

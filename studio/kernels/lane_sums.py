@@ -7,65 +7,79 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .vector_types import I32, LANES, VF, constant, f32x16, intrinsic, shuffle
+from .vector_types import F32, HALF_LANES, I32, LANES, constant, f32x8, f32x16, intrinsic, shuffle
 
-# The four levels of the summing tree. At each, two vectors become one: `low` and `high` pick the halves that are added.
-# The picks are those that x86 does in one instruction (whole 256-bit, 128-bit, 64-bit, then 32-bit pieces).
+# The levels of the summing tree. At each, two vectors become one, and the two lists pick the halves that are added:
+# those that x86 picks in one instruction (whole 128-bit, 64-bit, then 32-bit pieces).
 _TREE = (
-    ([0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23], [8, 9, 10, 11, 12, 13, 14, 15, *range(24, 32)]),
-    (
-        [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27],
-        [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31],
-    ),
-    (
-        [0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29],
-        [2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31],
-    ),
-    (
-        [0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30],
-        [1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31],
-    ),
+    ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+    ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+    ([0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]),
 )
 
 
-def _sum_tree(builder: Any, vectors: list[Any]) -> Any:
-    nodes = list(vectors)
+def _sum_eight(builder: Any, vectors: list[Any]) -> Any:
+    """Emit the sums of up to eight vectors of eight lanes, in the order of the vectors; 0 in the lanes beyond."""
+    vector_type = ir.VectorType(F32, HALF_LANES)
+    if not vectors:
+        return constant(vector_type, 0.0)
+    # Leaves are dealt so that each sum ends in the lane of its vector.
+    slots: list[Any] = [None] * HALF_LANES
+    for lane, vector in enumerate(vectors):
+        slots[_LEAF[lane]] = vector
     for low, high in _TREE:
-        merged = []
-        for i in range(0, len(nodes), 2):
-            a = nodes[i]
-            # A missing partner leaves lanes that nobody reads.
-            b = nodes[i + 1] if i + 1 < len(nodes) else ir.Constant(VF, ir.Undefined)
+        merged: list[Any] = []
+        for a, b in zip(slots[::2], slots[1::2], strict=True):
+            if a is None and b is None:
+                merged.append(None)
+                continue
+            a, b = (constant(vector_type, 0.0) if node is None else node for node in (a, b))
             merged.append(builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high)))
-        nodes = merged
-    # Leaf 4p + l has ended in lane 4l + p; lanes without a leaf become 0.
-    order = [4 * (leaf % 4) + leaf // 4 if leaf < len(vectors) else LANES for leaf in range(LANES)]
-    return shuffle(builder, nodes[0], constant(VF, 0.0), order)
+        slots = merged
+    return slots[0]
+
+
+def _leaves() -> list[int]:
+    """Which leaf of the tree ends in each lane."""
+    leaves: list[list[int]] = [[leaf] * HALF_LANES for leaf in range(HALF_LANES)]
+    for low, _ in _TREE:
+        leaves = [[(a + b)[lane] for lane in low] for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
+    return leaves[0]
+
+
+_LEAF = _leaves()
 
 
 @intrinsic
 def sum_rows(typingctx: Any, vectors: Any) -> Any:
-    """Lane i of the result is the sum of the lanes of ``vectors[i]``; up to 16 vectors, lanes beyond are 0.
+    """Lane i of the sixteen is the sum of the lanes of ``vectors[i]``; up to 16 vectors of eight lanes.
 
-    The order of the additions is fixed by the source, so the result does not depend on the CPU.
+    Lanes beyond the vectors are 0. The order of the additions is fixed by the source.
     """
-    if not (isinstance(vectors, types.UniTuple) and vectors.dtype is f32x16 and 0 < len(vectors) <= LANES):
+    if not (isinstance(vectors, types.UniTuple) and vectors.dtype is f32x8 and 0 < len(vectors) <= LANES):
         return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _sum_tree(builder, cgutils.unpack_tuple(builder, args[0], sig.args[0].count))
+        rows = cgutils.unpack_tuple(builder, args[0], sig.args[0].count)
+        low, high = _sum_eight(builder, rows[:HALF_LANES]), _sum_eight(builder, rows[HALF_LANES:])
+        return shuffle(builder, low, high, list(range(LANES)))
 
     return f32x16(vectors), emit
 
 
 @intrinsic
 def sum_lanes(typingctx: Any, vector: Any) -> Any:
-    """Sum of the sixteen lanes as a float32, in a fixed order."""
-    if vector is not f32x16:
+    """Sum of the lanes as a float32, in a fixed order."""
+    if vector is not f32x16 and vector is not f32x8:
         return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.extract_element(_sum_tree(builder, [args[0]]), ir.Constant(I32, 0))
+        total = args[0]
+        if vector is f32x16:
+            low, high = (shuffle(builder, total, total, list(range(i, i + HALF_LANES))) for i in (0, HALF_LANES))
+            total = builder.fadd(low, high)
+        total = _sum_eight(builder, [total])
+        return builder.extract_element(total, ir.Constant(I32, 0))
 
     return types.float32(vector), emit
 

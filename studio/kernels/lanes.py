@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
@@ -10,18 +11,21 @@ from numba.core import types
 
 from .cache import inline
 from .vector_types import (
+    F32,
+    HALF_LANES,
     I32,
     LANES,
-    VF,
-    VI,
-    VM,
+    WIDTHS,
     Emit,
     call,
     constant,
+    f32x8,
     f32x16,
+    i32x8,
     i32x16,
-    mask16,
+    intrinsic,
     register,
+    shuffle,
     splat_value,
 )
 
@@ -30,16 +34,21 @@ def _binary(vector: Any, scalar: Any, result: Any) -> list[tuple[Any, tuple[Any,
     return [(result, (vector, vector)), (result, (vector, scalar)), (result, (scalar, vector))]
 
 
-_FF = _binary(f32x16, types.float32, f32x16)
-_II = _binary(i32x16, types.int32, i32x16)
-_MM = [(mask16, (mask16, mask16))]
+_FF = [case for floats, _, _ in WIDTHS for case in _binary(floats, types.float32, floats)]
+_II = [case for _, integers, _ in WIDTHS for case in _binary(integers, types.int32, integers)]
+_MM = [(masks, (masks, masks)) for _, _, masks in WIDTHS]
+_COMPARED = [
+    case
+    for floats, integers, masks in WIDTHS
+    for case in _binary(floats, types.float32, masks) + _binary(integers, types.int32, masks)
+]
 
 
 def _by_kind(floating: str, integer: str | None) -> Emit:
     """Emit one builder method for float vectors and another for integer and mask vectors."""
 
     def emit(builder: Any, a: Any, b: Any) -> Any:
-        name = floating if a.type == VF else integer
+        name = floating if a.type.element == F32 else integer
         return getattr(builder, str(name))(a, b)
 
     return emit
@@ -60,15 +69,15 @@ for _ops, _name in (
 ):
     for _op in _ops:
         register(_op, _II + _MM, _by_kind("", _name))
-register(operator.lshift, [(i32x16, (i32x16, types.int32))], lambda b, x, n: b.shl(x, n))
-register(operator.rshift, [(i32x16, (i32x16, types.int32))], lambda b, x, n: b.ashr(x, n))
-register(operator.invert, [(mask16, (mask16,))], lambda b, m: b.xor(m, constant(VM, 1)))
-register(operator.neg, [(f32x16, (f32x16,))], lambda b, x: b.fneg(x))
+register(operator.lshift, [(i, (i, types.int32)) for _, i, _ in WIDTHS], lambda b, x, n: b.shl(x, n))
+register(operator.rshift, [(i, (i, types.int32)) for _, i, _ in WIDTHS], lambda b, x, n: b.ashr(x, n))
+register(operator.invert, [(m, (m,)) for _, _, m in WIDTHS], lambda b, m: b.xor(m, constant(m.type, 1)))
+register(operator.neg, [(f, (f,)) for f, _, _ in WIDTHS], lambda b, x: b.fneg(x))
 
 
 def _comparison(sign: str) -> Emit:
     def emit(builder: Any, a: Any, b: Any) -> Any:
-        compare = builder.fcmp_ordered if a.type == VF else builder.icmp_signed
+        compare = builder.fcmp_ordered if a.type.element == F32 else builder.icmp_signed
         return compare(sign, a, b)
 
     return emit
@@ -82,7 +91,7 @@ for _op, _sign in (
     (operator.eq, "=="),
     (operator.ne, "!="),
 ):
-    register(_op, _binary(f32x16, types.float32, mask16) + _binary(i32x16, types.int32, mask16), _comparison(_sign))
+    register(_op, _COMPARED, _comparison(_sign))
 
 
 def _kernel_only() -> Any:
@@ -94,6 +103,11 @@ def splat(value: Any) -> Any:
     return _kernel_only()
 
 
+def splat8(value: Any) -> Any:
+    """Eight lanes equal to the scalar `value`, rounded to float32."""
+    return _kernel_only()
+
+
 def splat_i32(value: Any) -> Any:
     """All lanes equal to the integer `value`, cut to 32 bits."""
     return _kernel_only()
@@ -101,6 +115,11 @@ def splat_i32(value: Any) -> Any:
 
 def lane_index() -> Any:
     """Integer lanes 0, 1, ..., 15."""
+    return _kernel_only()
+
+
+def lane_index8() -> Any:
+    """Integer lanes 0, 1, ..., 7."""
     return _kernel_only()
 
 
@@ -169,6 +188,21 @@ def from_bits(a: Any) -> Any:
     return _kernel_only()
 
 
+def joined(low: Any, high: Any) -> Any:
+    """Two vectors of eight lanes as one of sixteen."""
+    return _kernel_only()
+
+
+def trailing_zeros(bits: Any) -> Any:
+    """The number of the lowest bit that is set in an int64 other than 0."""
+    return _kernel_only()
+
+
+def bits_set(bits: Any) -> Any:
+    """How many bits of an int64 are set."""
+    return _kernel_only()
+
+
 def any_lane(mask: Any) -> Any:
     """True if any lane is set."""
     return _kernel_only()
@@ -188,28 +222,32 @@ def _maximum(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _unary_call(name: str) -> Emit:
-    return lambda builder, a: call(builder, f"llvm.{name}.v16f32", VF, [a])
+    return lambda builder, a: call(builder, f"llvm.{name}.v{a.type.count}f32", a.type, [a])
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return call(builder, "llvm.fmuladd.v16f32", VF, [a, b, c])
+    return call(builder, f"llvm.fmuladd.v{a.type.count}f32", a.type, [a, b, c])
+
+
+def _index(vector: Any) -> Emit:
+    return lambda builder: ir.Constant(vector.ir_type, list(range(vector.lanes)))
+
+
+def _bits(builder: Any, mask: Any) -> Any:
+    return builder.bitcast(mask, ir.IntType(mask.type.count))
 
 
 _THREE = [
-    (f32x16, tuple(kinds))
-    for kinds in (
-        (f32x16, f32x16, f32x16),
-        (f32x16, f32x16, types.float32),
-        (f32x16, types.float32, f32x16),
-        (types.float32, f32x16, f32x16),
-        (f32x16, types.float32, types.float32),
-        (types.float32, f32x16, types.float32),
-        (types.float32, types.float32, f32x16),
-    )
+    (floats, tuple(floats if wide else types.float32 for wide in kinds))
+    for floats, _, _ in WIDTHS
+    for kinds in itertools.product((True, False), repeat=3)
+    if any(kinds)
 ]
-register(splat, [(f32x16, (types.float32,))], splat_value)
-register(splat_i32, [(i32x16, (types.int32,))], splat_value)
-register(lane_index, [(i32x16, ())], lambda b: ir.Constant(VI, list(range(LANES))))
+register(splat, [(f32x16, (types.float32,))], lambda b, x: splat_value(b, x, LANES))
+register(splat8, [(f32x8, (types.float32,))], lambda b, x: splat_value(b, x, HALF_LANES))
+register(splat_i32, [(i32x16, (types.int32,))], lambda b, x: splat_value(b, x, LANES))
+register(lane_index, [(i32x16, ())], _index(i32x16))
+register(lane_index8, [(i32x8, ())], _index(i32x8))
 register(fma, _THREE, _fma)
 register(fnma, _THREE, lambda builder, a, b, c: _fma(builder, builder.fneg(a), b, c))
 register(minimum, _FF + _II, _minimum)
@@ -217,27 +255,53 @@ register(maximum, _FF + _II, _maximum)
 register(
     select,
     [
-        (vector, (mask16, a, b))
-        for vector, scalar in ((f32x16, types.float32), (i32x16, types.int32))
+        (vector, (masks, a, b))
+        for floats, integers, masks in WIDTHS
+        for vector, scalar in ((floats, types.float32), (integers, types.int32))
         for a, b in ((vector, vector), (vector, scalar), (scalar, vector), (scalar, scalar))
     ]
-    + [(mask16, (mask16, mask16, mask16))],
+    + [(masks, (masks, masks, masks)) for _, _, masks in WIDTHS],
     lambda b, m, x, y: b.select(m, x, y),
 )
-register(absolute, [(f32x16, (f32x16,))], _unary_call("fabs"))
-register(sqrt, [(f32x16, (f32x16,))], _unary_call("sqrt"))
-register(floor, [(f32x16, (f32x16,))], _unary_call("floor"))
-register(ceil, [(f32x16, (f32x16,))], _unary_call("ceil"))
-register(to_float, [(f32x16, (i32x16,))], lambda b, x: b.sitofp(x, VF))
-register(to_int, [(i32x16, (f32x16,))], lambda b, x: b.fptosi(x, VI))
-register(bits_of, [(i32x16, (f32x16,))], lambda b, x: b.bitcast(x, VI))
-register(from_bits, [(f32x16, (i32x16,))], lambda b, x: b.bitcast(x, VF))
+for _function, _name in ((absolute, "fabs"), (sqrt, "sqrt"), (floor, "floor"), (ceil, "ceil")):
+    register(_function, [(f, (f,)) for f, _, _ in WIDTHS], _unary_call(_name))
+for _floats, _integers, _masks in WIDTHS:
+    _VFloat, _VInt = _floats.ir_type, _integers.ir_type
+    register(to_float, [(_floats, (_integers,))], lambda b, x, t=_VFloat: b.sitofp(x, t))
+    register(to_int, [(_integers, (_floats,))], lambda b, x, t=_VInt: b.fptosi(x, t))
+    register(bits_of, [(_integers, (_floats,))], lambda b, x, t=_VInt: b.bitcast(x, t))
+    register(from_bits, [(_floats, (_integers,))], lambda b, x, t=_VFloat: b.bitcast(x, t))
 register(
     any_lane,
-    [(types.boolean, (mask16,))],
-    lambda b, m: b.icmp_unsigned("!=", b.bitcast(m, ir.IntType(LANES)), ir.Constant(ir.IntType(LANES), 0)),
+    [(types.boolean, (m,)) for _, _, m in WIDTHS],
+    lambda b, m: b.icmp_unsigned("!=", _bits(b, m), ir.Constant(ir.IntType(m.type.count), 0)),
 )
-register(lane_bits, [(types.int32, (mask16,))], lambda b, m: b.zext(b.bitcast(m, ir.IntType(LANES)), I32))
+register(lane_bits, [(types.int32, (m,)) for _, _, m in WIDTHS], lambda b, m: b.zext(_bits(b, m), I32))
+register(
+    joined,
+    [(f32x16, (f32x8, f32x8))],
+    lambda b, low, high: shuffle(b, low, high, list(range(LANES))),
+)
+register(bits_set, [(types.int64, (types.int64,))], lambda b, x: call(b, "llvm.ctpop.i64", x.type, [x]))
+register(
+    trailing_zeros,
+    [(types.int64, (types.int64,))],
+    lambda b, x: call(b, "llvm.cttz.i64", x.type, [x, ir.Constant(ir.IntType(1), 1)]),
+)
+
+
+@intrinsic
+def halves(typingctx: Any, a: Any) -> Any:
+    """Sixteen float lanes as two vectors of eight: lanes 0-7 and lanes 8-15."""
+    if a is not f32x16:
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [shuffle(builder, args[0], args[0], list(range(at, at + HALF_LANES))) for at in (0, HALF_LANES)]
+        return context.make_tuple(builder, sig.return_type, parts)
+
+    return types.UniTuple(f32x8, 2)(f32x16), emit
+
 
 _ROUND = 12582912.0  # 1.5·2^23: adding it leaves the nearest whole number in the low mantissa bits
 

@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
@@ -21,11 +21,11 @@ from PIL import Image
 
 from studio.cameras import Cameras
 from studio.errors import StudioError
-from studio.kernels.vec import load, store
+from studio.kernels.vec import load8, store
 from studio.scene import Photo
 from studio_splat import reference
 from studio_splat.kernels import blend, tile_gradients
-from studio_splat.kernels.blend import load_plane, store_plane
+from studio_splat.kernels.records import REST, SLOPE
 
 Benchmark = Callable[[str], ModuleType]
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -37,46 +37,97 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     return importlib.import_module
 
 
-def _operations_a_pixel(function: Any) -> float:
-    """Float vector operations in the compiled code of a function of (input, output), over the 64 pixels of a tile."""
+def _operations(function: Any) -> int:
+    """Float operations, one for each lane, in the compiled code of a function of (input, output)."""
     compiled = numba.njit("void(f4[::1], f4[::1])", error_model="numpy")(function)
     (code,) = compiled.inspect_llvm().values()
     # The wrappers for Python contain no vectors.
-    single = len(re.findall(r"= (?:fadd|fsub|fmul|fdiv) <16 x float>", code))
-    fused = len(re.findall(r"call <16 x float> @llvm\.fmuladd\.v16f32", code))
-    return (single + 2 * fused) * 16 / 64
+    single = re.findall(r"= (?:fadd|fsub|fmul|fdiv) <(\d+) x float>", code)
+    fused = re.findall(r"call <(\d+) x float> @llvm\.fmuladd\.v", code)
+    return sum(map(int, single)) + 2 * sum(map(int, fused))
+
+
+def _rows(values: Any, out: Any) -> None:
+    out[32] = blend.measure_rows(values, 0, np.float32(0.5), load8(values, 16), out, 0)
 
 
 def _exponents(values: Any, out: Any) -> None:
-    store_plane(out, 0, blend.splat_exponents(values, 0, blend.splat_offsets(values, 0, load_plane(values, 64))))
+    store(out, 0, blend.strip_exponent(values, 0, 0, values[40], blend.load_strip(values, 64)))
 
 
 def _alphas(values: Any, out: Any) -> None:
-    store_plane(out, 0, blend.alphas(load_plane(values, 0)))
+    exponent = blend.load_strip(values, 0)
+    store(out, 0, blend.alpha_of(exponent, blend.is_drawn(exponent)))
 
 
 def _light(values: Any, out: Any) -> None:
-    for i in range(4):
-        weight, after, _ = blend.pass_light(load(values, i * 16), load(values, i * 16 + 64))
-        store(out, i * 32, weight)
-        store(out, i * 32 + 16, after)
+    weight, after = blend.pass_light(blend.load_strip(values, 0), blend.load_strip(values, 64))
+    store(out, 0, weight)
+    store(out, 16, after)
 
 
 def _light_gradient(values: Any, out: Any) -> None:
-    weight, g, light, rest = tile_gradients.block_gradient(
-        load(values, 0), load(values, 16), load(values, 32), load(values, 48)
+    alpha = blend.load_strip(values, 0)
+    weight, g, light, rest = tile_gradients.strip_gradient(
+        alpha,
+        tile_gradients.odds_of(alpha),
+        blend.load_strip(values, 16),
+        blend.load_strip(values, 32),
+        blend.load_strip(values, 48),
     )
-    store_plane(out, 0, (weight, g, light, rest))
+    store(out, 0, weight)
+    store(out, 16, g)
+    store(out, 32, light)
+    store(out, 48, rest)
+
+
+def _moments(values: Any, out: Any) -> None:
+    g = load8(values, 0)
+    sums = tile_gradients.add_moments(load8(values, 8), load8(values, 16), load8(values, 24), g, values[32])
+    store(out, 0, sums[0])
+    store(out, 8, sums[1])
+    store(out, 16, sums[2])
 
 
 def test_counted_operations_are_those_of_the_compiled_code(benchmark: Benchmark) -> None:
     operations = benchmark("kernel_operations")
-    assert _operations_a_pixel(_exponents) == operations.EXPONENT
-    assert _operations_a_pixel(_alphas) == operations.ALPHA
-    # One block of four.
-    assert 4 * _operations_a_pixel(_light_gradient) == operations.LIGHT_GRADIENT
-    # The compiler may unroll the loop over four blocks or not.
-    assert _operations_a_pixel(_light) in (operations.LIGHT, operations.LIGHT / 4)
+    assert _operations(_rows) == operations.EXECUTED_ROWS
+    for function, expected in (
+        (_exponents, operations.EXECUTED_EXPONENT),
+        (_alphas, operations.ALPHA),
+        (_light, operations.LIGHT),
+        (_light_gradient, operations.LIGHT_GRADIENT),
+    ):
+        assert _operations(function) == blend.STRIP * expected
+    assert _operations(_moments) == 8 * operations.EXECUTED_MOMENTS
+
+
+def test_executed_operations_grow_with_the_rows_reached(benchmark: Benchmark) -> None:
+    operations = benchmark("kernel_operations")
+    # 4 + 13 + 3 + 2 a channel for each of the 8 pixels of three rows, and 80 once a splat looked at.
+    assert operations.executed_forward(2, 3, 3) == 2 * 80 + 3 * 8 * 26
+    # 4 + 13 + 5 + 9 + 5 + 6 a pixel, then 8 more; never more than the yardstick's, which counts all eight rows.
+    assert operations.executed_backward(2, 3, 3, absgrad=False) == 2 * 80 + 3 * 8 * 42
+    assert operations.executed_backward(2, 3, 3, absgrad=True) == 2 * 80 + 3 * 8 * 50
+    assert operations.executed_backward(1, 8, 3, absgrad=True) < operations.backward_operations(1, 3, absgrad=True)
+    assert operations.executed_forward(1, 8, 3) < operations.forward_operations(1, 1, 3)
+
+
+def test_rows_reached_are_those_with_a_point_over_the_threshold(benchmark: Benchmark) -> None:
+    operations = benchmark("kernel_operations")
+    records = np.zeros((2, 16), np.float32)
+    # Round splats of one pixel, opacity 1, at the middle of the first tile: 255 exp(-y^2 / 2) >= 1 for |y| <= 3.33,
+    # that is for the six rows at y = -2.5 to 2.5. The second has its centre 7 pixels further right, 3.5 past the tile.
+    records[:, 0:2] = 4.0
+    records[1, 0] = 11.0
+    records[:, SLOPE] = np.sqrt(0.5 / np.log(2.0))
+    records[:, REST] = -0.5 / np.log(2.0)
+    tiles = SimpleNamespace(
+        count=np.array([2, 0], np.int32), start=np.array([0, 2, 2]), ids=np.array([0, 1, 0], np.int32), columns=2
+    )
+    assert operations.rows_reached(records, tiles) == 6
+    records[1, 0] = 10.0  # 2.5 past it: sqrt(3.33^2 - 2.5^2) = 2.2, the rows at -1.5 to 1.5
+    assert operations.rows_reached(records, tiles) == 6 + 4
 
 
 def test_operations_grow_with_the_lists(benchmark: Benchmark) -> None:

@@ -28,6 +28,8 @@ from .tile_spans import measure_spans
 _MAX_DIGIT_BITS = 12
 _MAX_SIDE = 8 * 65535
 _CHUNKS_PER_THREAD = 2
+SPARE = 64
+"""Entries past the end of the lists, which the rasteriser may read but not use: it asks for records a batch ahead."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Tiles:
         height: image height in pixels.
         start: (tiles + 1,) int64, where each tile's list starts in `ids`; tiles are in row-major order.
         count: (tiles,) int32, length of each list. The forward pass shortens lists to the splats that a pixel met.
-        ids: (pairs + 16,) int32, indices of records.
+        ids: (pairs + SPARE,) int32, indices of records.
         info: (N,) uint64, a splat's tile rows: rows in bits 0-15, first row in bits 16-31; 0 for splats not drawn.
         pairs: number of (tile, splat) pairs before the forward pass.
         drawn: number of splats that touch the image.
@@ -187,8 +189,7 @@ def bin_splats(records: NDArray[np.float32], width: int, height: int, workspace:
     count = len(records)
     tiles = -(-width // TILE) * -(-height // TILE)
     info = workspace.array("bin.info", (count,), np.uint64)
-    # Sixteen to spare: the rasteriser reads ahead.
-    ids = workspace.array("bin.ids", (pairs + 16,), np.int32)
+    ids = workspace.array("bin.ids", (pairs + SPARE,), np.int32)
     _fill(order, drawn, -(-width // TILE), info, spans, cursor, ids)
     return Tiles(
         width=width,

@@ -1,7 +1,12 @@
 """The blending rule of one tile, shared by the forward and backward passes so that both take the same decisions.
 
-A tile is four blocks of 4x4 pixels, one vector each: 0 left top, 1 right top, 2 left bottom, 3 right bottom. Lane l of
-a block is the pixel in row l // 4, column l % 4. Values of a whole tile are tuples of four vectors.
+A tile of 8x8 pixels is cut into *strips* of one or two rows, one register each: lane l of a strip is the pixel in its
+row l // 8, column l % 8. A scratch plane holds the tile's pixels row by row, so a strip is a run of it.
+
+Splats are taken in batches, and a strip goes through a whole batch before the next one does. So only the light and the
+colour of one register of pixels are alive at once, which leaves most of AVX2's sixteen registers to constants and to
+what is being computed. What the rows of a tile have to themselves is computed once a splat, for all eight at a time,
+and tells which rows the splat can reach at all: strips without one never see it.
 """
 
 from __future__ import annotations
@@ -11,189 +16,154 @@ from typing import Any
 import numpy as np
 
 from studio.kernels.cache import inline
+from studio.kernels.target import has_wide_registers
 from studio.kernels.vec import (
-    any_lane,
-    broadcast,
+    bits_of,
+    broadcast_pair,
+    element,
     exp2,
     fma,
     fnma,
+    from_bits,
+    joined,
+    lane_bits,
     lane_index,
+    lane_index8,
     load,
+    load8,
+    maximum,
     minimum,
     select,
     splat,
+    splat8,
     store,
     to_float,
 )
 
-from .records import LOG2_ALPHA_MIN, SHEAR, TILE
+from .records import LOG2_ALPHA_MIN, REST, SHEAR, SLOPE, TILE
 
 PIXELS = TILE * TILE
-BLOCK = 16
-"""Pixels of a block; a tile's scratch plane holds its blocks one after the other."""
-
+STRIP_ROWS = 2 if has_wide_registers() else 1
+"""Rows of a strip, so that a strip is one register of sixteen lanes, or of eight (two of four on NEON)."""
+STRIP = STRIP_ROWS * TILE
+"""Pixels of a strip."""
+STRIPS = TILE // STRIP_ROWS
+ROW_TERMS = 2 * TILE
+"""Floats that `measure_rows` writes for a splat."""
 ALPHA_MAX = float(np.float32(0.999))
 TRANSMITTANCE_MIN = float(np.float32(1e-4))
 LN2 = 0.6931471805599453
-AHEAD = 12
-"""How many splats ahead records are prefetched."""
+
+
+if STRIP_ROWS == 2:
+    load_strip, fill_strip, _lanes = load, splat, lane_index
+else:
+    load_strip, fill_strip, _lanes = load8, splat8, lane_index8
 
 
 @inline
-def in_plane(x: int, y: int) -> int:
-    """Where the pixel (x, y) of a tile stands in a scratch plane."""
-    return (y >> 2) * (2 * BLOCK) + (x >> 2) * BLOCK + (y & 3) * 4 + (x & 3)
+def strip_columns() -> Any:
+    """The column of each lane of a strip: 0 to 7."""
+    return to_float(_lanes() & np.int32(7))
 
 
 @inline
-def tile_axes(column: int, row: int) -> Any:
-    """Pixel centres (x left, x right, y top, y bottom) of the blocks of the tile at this tile column and row."""
-    lane = lane_index()
-    x = to_float(lane & np.int32(3)) + np.float32(np.float32(column * TILE) + np.float32(0.5))
-    y = to_float(lane >> 2) + np.float32(np.float32(row * TILE) + np.float32(0.5))
-    return x, x + np.float32(4.0), y, y + np.float32(4.0)
+def strip_rows(strip: int) -> int:
+    """The rows of a strip, as bits."""
+    return np.int64(3 if STRIP_ROWS == 2 else 1) << (strip * STRIP_ROWS)
 
 
 @inline
-def inside_image(axes: Any, width: int, height: int) -> Any:
-    """Masks of the tile's pixels that lie in the image."""
-    left, right = axes[0] < np.float32(width), axes[1] < np.float32(width)
-    top, bottom = axes[2] < np.float32(height), axes[3] < np.float32(height)
-    return left & top, right & top, left & bottom, right & bottom
+def first_bits(count: int) -> int:
+    """The lowest `count` bits, 1 to 64 of them."""
+    return np.int64(-1) if count == 64 else (np.int64(1) << count) - np.int64(1)
 
 
 @inline
-def full_light(axes: Any, width: int, height: int) -> Any:
-    """Transmittance before the first splat: 1, and 0 for pixels outside the image."""
-    inside = inside_image(axes, width, height)
-    one, zero = np.float32(1.0), np.float32(0.0)
-    return (
-        select(inside[0], one, zero),
-        select(inside[1], one, zero),
-        select(inside[2], one, zero),
-        select(inside[3], one, zero),
-    )
+def row_centres(row: int) -> Any:
+    """y of the pixel centres in the eight rows of the tiles in this tile row."""
+    return to_float(lane_index8()) + np.float32(np.float32(row * TILE) + np.float32(0.5))
 
 
 @inline
-def splat_offsets(records: Any, base: int, axes: Any) -> Any:
-    """Pixel centres minus the splat's centre: (dx left, dx right, dy top, dy bottom)."""
-    x = broadcast(records, base)
-    y = broadcast(records, base + 1)
-    return axes[0] - x, axes[1] - x, axes[2] - y, axes[3] - y
+def inside_strip(strip: int, column: int, row: int, width: int, height: int) -> Any:
+    """Which pixels of a strip of the tile at this tile column and row lie in the image."""
+    lane = _lanes()
+    x = (lane & np.int32(7)) + np.int32(column * TILE)
+    y = (lane >> 3) + np.int32(row * TILE + STRIP_ROWS * strip)
+    return (x < np.int32(width)) & (y < np.int32(height))
 
 
 @inline
-def _exponent(dx: Any, dy: Any, shear: Any, a: Any, level: Any) -> Any:
-    u = fma(shear, dy, dx)
-    return fma(a * u, u, level)
+def load_image_strip(image: Any, corner: int, width: int) -> Any:
+    """A strip of a plane of `width` columns, from the flat element `corner` on."""
+    if STRIP_ROWS == 2:
+        return joined(load8(image, corner), load8(image, corner + width))
+    return load8(image, corner)
 
 
 @inline
-def splat_exponents(records: Any, base: int, offsets: Any) -> Any:
-    """log2 of opacity times the Gaussian, for the four blocks.
+def measure_rows(records: Any, base: int, left: Any, centres: Any, terms: Any, at: int) -> int:
+    """Write a splat's terms of the tile's rows, and return the rows that it can reach as bits.
 
-    L + A dx² + B dx dy + C dy² is evaluated with the square completed, L + A (dx + B dy / 2A)² + (C − B² / 4A) dy²: for
-    a needle the three terms are large and cancel, which would cost float32 several digits.
+    L + A dx² + B dx dy + C dy² is evaluated with the square completed: (L + (C − B² / 4A) dy²) − u², where
+    u = √−A (dx + B dy / 2A) = √−A · column + s. For a needle the three terms are large and cancel, which would cost
+    float32 several digits. The terms of a row are s (eight, then) and L + (C − B² / 4A) dy² (eight).
+
+    A row is reached if the exponent at the column nearest to u = 0, whole or not, is enough for alpha = 1/255. Rounding
+    keeps order, so no pixel that is drawn is missed.
+
+    Args:
+        left: x of the pixel centres in the tile's first column.
+        centres: `row_centres` of the tile.
     """
-    left, right, top, bottom = offsets
-    a = broadcast(records, base + 2)
-    level = broadcast(records, base + 5)
-    shear = broadcast(records, base + SHEAR)
-    rest = broadcast(records, base + SHEAR + 1)
-    level_top = fma(rest * top, top, level)
-    level_bottom = fma(rest * bottom, bottom, level)
-    return (
-        _exponent(left, top, shear, a, level_top),
-        _exponent(right, top, shear, a, level_top),
-        _exponent(left, bottom, shear, a, level_bottom),
-        _exponent(right, bottom, shear, a, level_bottom),
-    )
+    slope = element(records, base + SLOPE)
+    dx = slope * np.float32(left - element(records, base))
+    dy = centres - element(records, base + 1)
+    s = fma(dy, element(records, base + SHEAR), splat8(dx))
+    level = fma(dy * element(records, base + REST), dy, splat8(element(records, base + 5)))
+    store(terms, at, s)
+    store(terms, at + TILE, level)
+    last = fma(splat8(np.float32(TILE - 1)), slope, s)
+    nearest = maximum(maximum(s, -last), np.float32(0.0))
+    return lane_bits(fnma(nearest, nearest, level) >= np.float32(LOG2_ALPHA_MIN))
 
 
 @inline
-def _alpha(exponent: Any) -> Any:
-    drawn = exponent >= np.float32(LOG2_ALPHA_MIN)
+def _row_values(terms: Any, at: int) -> Any:
+    """The value of each row of a strip in the lanes of that row."""
+    if STRIP_ROWS == 2:
+        return broadcast_pair(terms, at)
+    return splat8(element(terms, at))
+
+
+@inline
+def strip_exponent(terms: Any, at: int, strip: int, slope: Any, columns: Any) -> Any:
+    """log2 of opacity times the Gaussian in a strip, from what `measure_rows` wrote at `at`; slope is √−A."""
+    u = fma(columns, slope, _row_values(terms, at + STRIP_ROWS * strip))
+    return fnma(u, u, _row_values(terms, at + TILE + STRIP_ROWS * strip))
+
+
+@inline
+def is_drawn(exponent: Any) -> Any:
+    """Pixels whose alpha is at least 1/255."""
+    return exponent >= np.float32(LOG2_ALPHA_MIN)
+
+
+@inline
+def alpha_of(exponent: Any, drawn: Any) -> Any:
+    """min(0.999, 2^exponent), and 0 where that is not drawn."""
     return select(drawn, minimum(exp2(exponent), np.float32(ALPHA_MAX)), np.float32(0.0))
 
 
 @inline
-def alphas(exponents: Any) -> Any:
-    """min(0.999, 2^exponent) for the four blocks, and 0 where that is below 1/255."""
-    return _alpha(exponents[0]), _alpha(exponents[1]), _alpha(exponents[2]), _alpha(exponents[3])
-
-
-@inline
-def any_of(masks: Any) -> Any:
-    """True if any pixel of the tile is set."""
-    return any_lane((masks[0] | masks[1]) | (masks[2] | masks[3]))
-
-
-@inline
-def any_drawn(exponents: Any, live: Any) -> Any:
-    """True if a live pixel of the tile has alpha >= 1/255."""
-    low = np.float32(LOG2_ALPHA_MIN)
-    return any_of(
-        (
-            live[0] & (exponents[0] >= low),
-            live[1] & (exponents[1] >= low),
-            live[2] & (exponents[2] >= low),
-            live[3] & (exponents[3] >= low),
-        )
-    )
-
-
-@inline
 def pass_light(alpha: Any, light: Any) -> Any:
-    """Let one block's light pass a splat: (weight, light after, pixels that took it).
+    """Let the light of a strip pass a splat: (weight, light after).
 
-    A pixel whose transmittance would fall to 1e-4 does not take the splat, and must take none after it. Where alpha is
-    0 the light is unchanged, so those pixels count as having taken it.
+    A pixel whose transmittance would fall to 1e-4 does not take the splat, and must take none after it: its light turns
+    negative, which is how pixels that have ended are known.
     """
     after = fnma(alpha, light, light)
     passed = after > np.float32(TRANSMITTANCE_MIN)
-    return select(passed, alpha * light, np.float32(0.0)), select(passed, after, light), passed
-
-
-@inline
-def scaled(values: Any, factor: Any) -> Any:
-    """values · factor for the four blocks."""
-    return values[0] * factor, values[1] * factor, values[2] * factor, values[3] * factor
-
-
-@inline
-def accumulate(total: Any, weights: Any, value: Any) -> Any:
-    """total + weights · value for the four blocks, with one value for the tile."""
-    return (
-        fma(weights[0], value, total[0]),
-        fma(weights[1], value, total[1]),
-        fma(weights[2], value, total[2]),
-        fma(weights[3], value, total[3]),
-    )
-
-
-@inline
-def filled(value: float) -> Any:
-    """The four blocks full of one scalar."""
-    v = splat(np.float32(value))
-    return v, v, v, v
-
-
-@inline
-def load_plane(plane: Any, offset: int) -> Any:
-    """The four blocks of a scratch plane."""
-    return (
-        load(plane, offset),
-        load(plane, offset + BLOCK),
-        load(plane, offset + 2 * BLOCK),
-        load(plane, offset + 3 * BLOCK),
-    )
-
-
-@inline
-def store_plane(plane: Any, offset: int, values: Any) -> None:
-    """Write the four blocks to a scratch plane."""
-    store(plane, offset, values[0])
-    store(plane, offset + BLOCK, values[1])
-    store(plane, offset + 2 * BLOCK, values[2])
-    store(plane, offset + 3 * BLOCK, values[3])
+    ended = from_bits(bits_of(light) | np.int32(-(2**31)))
+    return select(passed, alpha * light, np.float32(0.0)), select(passed, after, ended)

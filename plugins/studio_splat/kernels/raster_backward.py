@@ -259,7 +259,7 @@ def rasterize_backward(
     own_feature_rows = workspace.array("backward.own_features", (own_count, feature_planes))
     v_background = workspace.array("backward.v_background", (threads, planes), np.float64)
     v_background.fill(0.0)
-    scratch = workspace.array("backward.scratch", (threads, (planes + 2) * PIXELS + BATCH * STAGE))
+    scratch = workspace.array("backward.scratch", (threads, (planes + 3) * PIXELS + BATCH * STAGE))
     _backward_kernel(variant, absgrad)(
         records,
         features,

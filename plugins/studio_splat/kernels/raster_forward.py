@@ -10,30 +10,48 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from studio.kernels.cache import Kernel, device, get_threads, inline, kernel
-from studio.kernels.vec import broadcast, element, fetch_add, load, prefetch, select, store_block
+from studio.kernels.cache import Kernel, device, get_threads, kernel
+from studio.kernels.vec import (
+    FLAGS,
+    absolute,
+    any_lane,
+    bits_set,
+    element,
+    fetch_add,
+    flagged,
+    fma,
+    load8,
+    prefetch,
+    put,
+    select,
+    store,
+    trailing_zeros,
+)
 from studio.kernels.workspace import Workspace
 
 from .binning import Tiles
 from .blend import (
-    AHEAD,
-    BLOCK,
     PIXELS,
-    accumulate,
-    alphas,
-    any_drawn,
-    any_of,
-    filled,
-    in_plane,
-    inside_image,
-    load_plane,
+    ROW_TERMS,
+    STRIP,
+    STRIPS,
+    alpha_of,
+    fill_strip,
+    first_bits,
+    inside_strip,
+    is_drawn,
+    load_strip,
+    measure_rows,
     pass_light,
-    splat_exponents,
-    splat_offsets,
-    store_plane,
-    tile_axes,
+    row_centres,
+    strip_columns,
+    strip_exponent,
+    strip_rows,
 )
-from .records import RECORD, TILE, check_records
+from .records import RECORD, SLOPE, TILE, check_records
+
+BATCH = 64
+"""Splats that each strip of a tile goes through before the next strip does; at most FLAGS."""
 
 _GRAIN = 4
 """Tiles a thread takes at a time. Tiles are independent, so who takes which changes no bit of the image."""
@@ -48,7 +66,8 @@ class Raster:
         transmittance: (H, W) float32 in (1e-4, 1], the light that no splat took; opacity is 1 minus this.
         median_depth: (H, W) float32 z-depth of the splat at which the transmittance crosses 1/2; 0 where it never does.
             ``None`` if not asked for.
-        evaluated: (tiles,) int32, how many splats of its list each tile looked at before its last pixel ended.
+        evaluated: (tiles,) int32, how many splats of its list each tile looked at before its last pixel ended, in whole
+            batches.
     """
 
     image: NDArray[np.float32]
@@ -62,21 +81,15 @@ def store_tile(plane: Any, offset: int, image: Any, base: int, column: int, row:
     """Copy a tile's scratch plane into the image plane that starts at the flat element `base`."""
     x0 = column * TILE
     y0 = row * TILE
+    rows = min(TILE, height - y0)
     target = base + y0 * width + x0
-    if x0 + TILE <= width and y0 + TILE <= height:
-        for block in range(4):
-            corner = target + (block >> 1) * 4 * width + (block & 1) * 4
-            store_block(image, corner, width, load(plane, offset + block * BLOCK))
+    if x0 + TILE <= width:
+        for y in range(rows):
+            store(image, target + y * width, load8(plane, offset + y * TILE))
     else:
-        for y in range(min(TILE, height - y0)):
-            for x in range(min(TILE, width - x0)):
-                image[target + y * width + x] = plane[offset + in_plane(x, y)]
-
-
-@inline
-def _median(depth: Any, before: Any, after: Any, z: Any) -> Any:
-    crosses = (before > np.float32(0.5)) & (after <= np.float32(0.5))
-    return select(crosses, z, depth)
+        for y in range(rows):
+            for x in range(width - x0):
+                put(image, target + y * width + x, element(plane, offset + y * TILE + x))
 
 
 def _make_tile_loop(channels: int, median: bool) -> Any:
@@ -100,91 +113,138 @@ def _make_tile_loop(channels: int, median: bool) -> Any:
         scratch: Any,
         scratch_base: int,
     ) -> None:
-        columns = (width + TILE - 1) // TILE
+        grid = (width + TILE - 1) // TILE
         tiles = count.shape[0]
         planes = background.shape[0]
+        light_base = scratch_base + planes * PIXELS
+        median_base = light_base + PIXELS
+        terms_base = median_base + PIXELS
+        columns = strip_columns()
+        zero = fill_strip(np.float32(0.0))
+        never = fill_strip(np.float32(-1e3))
+        reached = np.empty(FLAGS, np.uint8)
         while True:
             first = fetch_add(counter, _GRAIN)
             if first >= tiles:
                 break
             for tile in range(first, min(first + _GRAIN, tiles)):
-                row = tile // columns
-                column = tile - row * columns
-                axes = tile_axes(column, row)
-                live = inside_image(axes, width, height)
-                light = filled(1.0)
-                red = filled(0.0)
-                green = filled(0.0)
-                blue = filled(0.0)
-                depth = filled(0.0)
-                middle = filled(0.0)
-                if channels == 0:
-                    for plane in range(planes):
-                        store_plane(scratch, scratch_base + plane * PIXELS, filled(0.0))
+                row = tile // grid
+                column = tile - row * grid
+                left = np.float32(np.float32(column * TILE) + np.float32(0.5))
+                centres = row_centres(row)
+                # The light of pixels that have ended is negative. Those outside the image never begin.
+                alive = np.int64(0)
+                for strip in range(STRIPS):
+                    inside = inside_strip(strip, column, row, width, height)
+                    store(scratch, light_base + strip * STRIP, select(inside, np.float32(1.0), np.float32(-1.0)))
+                    alive |= np.int64(any_lane(inside)) << strip
+                for at in range(scratch_base, light_base, STRIP):
+                    store(scratch, at, zero)
+                if median:
+                    for at in range(median_base, terms_base, STRIP):
+                        store(scratch, at, zero)
                 begin = start[tile]
+                end = begin + count[tile]
                 kept = begin
                 looked = count[tile]
-                for j in range(begin, begin + count[tile]):
-                    index = element(ids, j)
-                    base = np.int64(index) * RECORD
-                    prefetch(records, np.int64(element(ids, j + AHEAD)) * RECORD)
-                    offsets = splat_offsets(records, base, axes)
-                    exponents = splat_exponents(records, base, offsets)
-                    if not any_drawn(exponents, live):
-                        if not any_of(live):
-                            looked = j + 1 - begin
-                            break
-                        continue
-                    # Also splats that only end pixels stay listed: the backward pass has to see them do so.
-                    ids[kept] = index
-                    kept += 1
-                    alpha = alphas(exponents)
-                    w0, t0, ok0 = pass_light(select(live[0], alpha[0], np.float32(0.0)), light[0])
-                    w1, t1, ok1 = pass_light(select(live[1], alpha[1], np.float32(0.0)), light[1])
-                    w2, t2, ok2 = pass_light(select(live[2], alpha[2], np.float32(0.0)), light[2])
-                    w3, t3, ok3 = pass_light(select(live[3], alpha[3], np.float32(0.0)), light[3])
-                    live = (live[0] & ok0, live[1] & ok1, live[2] & ok2, live[3] & ok3)
-                    weights = (w0, w1, w2, w3)
-                    if median:
-                        z = broadcast(records, base + 9)
-                        middle = (
-                            _median(middle[0], light[0], t0, z),
-                            _median(middle[1], light[1], t1, z),
-                            _median(middle[2], light[2], t2, z),
-                            _median(middle[3], light[3], t3, z),
-                        )
-                    light = (t0, t1, t2, t3)
-                    if channels == 0:
-                        feature = np.int64(index) * planes
-                        for plane in range(planes):
-                            at = scratch_base + plane * PIXELS
-                            value = broadcast(features, feature + plane)
-                            store_plane(scratch, at, accumulate(load_plane(scratch, at), weights, value))
-                    else:
-                        red = accumulate(red, weights, broadcast(records, base + 6))
-                        green = accumulate(green, weights, broadcast(records, base + 7))
-                        blue = accumulate(blue, weights, broadcast(records, base + 8))
+                for batch in range(begin, end, BATCH):
+                    size = min(BATCH, end - batch)
+                    for e in range(size):
+                        base = np.int64(element(ids, batch + e)) * RECORD
+                        prefetch(records, np.int64(element(ids, batch + e + BATCH)) * RECORD)
+                        bits = measure_rows(records, base, left, centres, scratch, terms_base + e * ROW_TERMS)
+                        put(reached, e, np.uint8(bits))
+                    wanted = first_bits(size)
+                    hits = np.int64(0)
+                    for strip in range(STRIPS):
+                        # Bit e: this strip has to look at splat e of the batch.
+                        word = flagged(reached, 0, strip_rows(strip)) & wanted
+                        if word == 0 or (alive >> strip) & 1 == 0:
+                            continue
+                        at = scratch_base + strip * STRIP
+                        light = load_strip(scratch, light_base + strip * STRIP)
+                        if channels != 0:
+                            red = load_strip(scratch, at)
+                            green = load_strip(scratch, at + PIXELS)
+                            blue = load_strip(scratch, at + 2 * PIXELS)
                         if channels == 4:
-                            depth = accumulate(depth, weights, broadcast(records, base + 9))
+                            depth = load_strip(scratch, at + 3 * PIXELS)
+                        if median:
+                            middle = load_strip(scratch, median_base + strip * STRIP)
+                        # Three turns at once: the exponent of one splat, the alpha of the one before it, the blending
+                        # of the one before that. Done in one go, a splat is a chain of sixty cycles, and processors
+                        # do not look far enough ahead to fill those with others.
+                        exponent, alpha = never, zero
+                        last = trailing_zeros(word)
+                        coming, current = last, last
+                        for _turn in range(bits_set(word) + 2):
+                            e, current = current, coming
+                            if word != 0:
+                                last = trailing_zeros(word)
+                                word &= word - 1
+                            coming = last
+                            base = np.int64(element(ids, batch + coming)) * RECORD
+                            at_terms = terms_base + coming * ROW_TERMS
+                            following = strip_exponent(
+                                scratch, at_terms, strip, element(records, base + SLOPE), columns
+                            )
+                            alpha_following = alpha_of(exponent, is_drawn(exponent))
+                            index = np.int64(element(ids, batch + e))
+                            base = index * RECORD
+                            # Also splats that only end pixels are listed: the backward pass has to see them do so.
+                            hits |= np.int64(any_lane(alpha * light > np.float32(0.0))) << e
+                            weight, after = pass_light(alpha, light)
+                            if median:
+                                # Pixels that end have a negative light after, and no weight.
+                                crosses = (light > np.float32(0.5)) & (absolute(after) <= np.float32(0.5))
+                                middle = select(crosses, element(records, base + 9), middle)
+                            light = after
+                            if channels == 0:
+                                for plane in range(planes):
+                                    value = element(features, index * planes + plane)
+                                    total = load_strip(scratch, at + plane * PIXELS)
+                                    store(scratch, at + plane * PIXELS, fma(weight, value, total))
+                            else:
+                                red = fma(weight, element(records, base + 6), red)
+                                green = fma(weight, element(records, base + 7), green)
+                                blue = fma(weight, element(records, base + 8), blue)
+                                if channels == 4:
+                                    depth = fma(weight, element(records, base + 9), depth)
+                            alpha, exponent = alpha_following, following
+                        if not any_lane(light > np.float32(0.0)):
+                            alive &= ~(np.int64(1) << strip)
+                        store(scratch, light_base + strip * STRIP, light)
+                        if channels != 0:
+                            store(scratch, at, red)
+                            store(scratch, at + PIXELS, green)
+                            store(scratch, at + 2 * PIXELS, blue)
+                        if channels == 4:
+                            store(scratch, at + 3 * PIXELS, depth)
+                        if median:
+                            store(scratch, median_base + strip * STRIP, middle)
+                    while hits != 0:
+                        put(ids, kept, element(ids, batch + trailing_zeros(hits)))
+                        kept += 1
+                        hits &= hits - 1
+                    if alive == 0:
+                        looked = batch + size - begin
+                        break
                 count[tile] = kept - begin
                 evaluated[tile] = looked
 
-                if channels != 0:
-                    store_plane(scratch, scratch_base, red)
-                    store_plane(scratch, scratch_base + PIXELS, green)
-                    store_plane(scratch, scratch_base + 2 * PIXELS, blue)
-                    if channels == 4:
-                        store_plane(scratch, scratch_base + 3 * PIXELS, depth)
+                for strip in range(STRIPS):
+                    at = light_base + strip * STRIP
+                    light = absolute(load_strip(scratch, at))
+                    store(scratch, at, light)
+                    for plane in range(planes):
+                        at = scratch_base + plane * PIXELS + strip * STRIP
+                        store(scratch, at, fma(light, element(background, plane), load_strip(scratch, at)))
                 for plane in range(planes):
                     at = scratch_base + plane * PIXELS
-                    store_plane(scratch, at, accumulate(load_plane(scratch, at), light, broadcast(background, plane)))
                     store_tile(scratch, at, image, plane * height * width, column, row, width, height)
-                at = scratch_base + planes * PIXELS
-                store_plane(scratch, at, light)
-                store_tile(scratch, at, transmittance, 0, column, row, width, height)
+                store_tile(scratch, light_base, transmittance, 0, column, row, width, height)
                 if median:
-                    store_plane(scratch, at, middle)
-                    store_tile(scratch, at, median_depth, 0, column, row, width, height)
+                    store_tile(scratch, median_base, median_depth, 0, column, row, width, height)
 
     return blend_tiles
 
@@ -321,8 +381,8 @@ def rasterize_forward(
     image = workspace.array("forward.image", (planes, height, width))
     transmittance = workspace.array("forward.transmittance", (height, width))
     median = workspace.array("forward.median", (height, width) if median_depth else (0, 0))
-    # One more plane than channels for the transmittance; a spare one keeps threads off each other's cache lines.
-    scratch = workspace.array("forward.scratch", (threads, (planes + 2) * PIXELS))
+    # Planes for the transmittance and the median depth, and one to spare that keeps threads off each other's lines.
+    scratch = workspace.array("forward.scratch", (threads, (planes + 3) * PIXELS + BATCH * ROW_TERMS))
     evaluated = workspace.array("forward.evaluated", (len(tiles.count),), np.int32)
     counter = workspace.array("forward.counter", (1,), np.int64)
     counter[0] = 0

@@ -11,10 +11,10 @@ TILE = 8
 """Side of a tile in pixels."""
 
 RECORD = 16
-"""Floats of a record: x, y, A, B, C, log2 opacity, r, g, b, depth, half extents, B / 2A, C − B² / 4A, two free."""
+"""Floats of a record: x, y, A, B, C, log2 opacity, r, g, b, depth, half extents, then what binning adds, one free."""
 
-SHEAR = 12
-"""Where binning writes B / 2A and C − B² / 4A, computed in double; the other entries come from the projection."""
+SHEAR, REST, SLOPE = 12, 13, 14
+"""Where binning writes √−A B / 2A, C − B² / 4A and √−A, computed in double; the other entries are the projection's."""
 
 LOG2_ALPHA_MIN = float(np.float32(-math.log2(255.0)))
 """log2 of the smallest alpha that is drawn, 1/255."""

@@ -8,49 +8,57 @@ import numpy as np
 
 from studio.kernels.cache import device, inline
 from studio.kernels.vec import (
-    LANES,
+    FLAGS,
     absolute,
-    broadcast,
+    any_lane,
+    bits_set,
     element,
+    flagged,
     fma,
     fnma,
     lane_index,
+    lane_index8,
     load,
-    load_block,
+    load8,
     prefetch,
+    put,
     select,
-    splat,
+    splat8,
     store,
     sum_lanes,
     sum_rows,
+    to_float,
+    trailing_zeros,
 )
 
 from .blend import (
-    AHEAD,
     ALPHA_MAX,
-    BLOCK,
     LN2,
     PIXELS,
+    ROW_TERMS,
+    STRIP,
+    STRIP_ROWS,
+    STRIPS,
     TRANSMITTANCE_MIN,
-    accumulate,
-    alphas,
-    filled,
-    full_light,
-    in_plane,
-    load_plane,
-    scaled,
-    splat_exponents,
-    splat_offsets,
-    store_plane,
-    tile_axes,
+    alpha_of,
+    fill_strip,
+    first_bits,
+    inside_strip,
+    is_drawn,
+    load_image_strip,
+    load_strip,
+    measure_rows,
+    row_centres,
+    strip_columns,
+    strip_exponent,
+    strip_rows,
 )
-from .records import RECORD, TILE
+from .records import RECORD, SLOPE, TILE
 
-# A splat's work on a tile is one chain of some 150 cycles. It is cut into three stages, each run for a batch of splats
-# with the values between in scratch memory (first-level cache), so that the CPU finds independent work to overlap.
-BATCH = 8
-STAGE = 2 * PIXELS + 12 * LANES
-"""Floats between the stages for one splat: alpha and c·v of each pixel, then up to twelve vectors to be summed."""
+BATCH = 32
+"""Splats of a tile between one stage and the next; at most FLAGS."""
+STAGE = ROW_TERMS + 2 * PIXELS
+"""Floats between the stages for one splat: what its rows share, then dL/dexponent and the weight of each pixel."""
 
 
 @device
@@ -76,18 +84,18 @@ def _load_tile(
     size = height * width
     rest = base + planes * PIXELS
     if x0 + TILE <= width and y0 + TILE <= height:
-        for block in range(4):
-            at = corner + (block >> 1) * 4 * width + (block & 1) * 4
-            light = load_block(transmittance, at, width)
-            left = splat(np.float32(0.0))
+        for strip in range(STRIPS):
+            at = corner + STRIP_ROWS * strip * width
+            light = load_image_strip(transmittance, at, width)
+            left = fill_strip(np.float32(0.0))
             if v_transmittance.shape[0]:
-                left = light * load_block(v_transmittance, at, width)
+                left = light * load_image_strip(v_transmittance, at, width)
             for plane in range(planes):
-                v = load_block(v_image, plane * size + at, width)
-                store(scratch, base + plane * PIXELS + block * BLOCK, v)
-                left = fma(v, load_block(image, plane * size + at, width), left)
+                v = load_image_strip(v_image, plane * size + at, width)
+                store(scratch, base + plane * PIXELS + strip * STRIP, v)
+                left = fma(v, load_image_strip(image, plane * size + at, width), left)
                 v_background[v_background_base + plane] += np.float64(sum_lanes(v * light))
-            store(scratch, rest + block * BLOCK, left)
+            store(scratch, rest + strip * STRIP, left)
     else:
         for i in range(base, rest + PIXELS):
             scratch[i] = np.float32(0.0)
@@ -98,54 +106,37 @@ def _load_tile(
                 left = light * v_transmittance[pixel] if v_transmittance.shape[0] else np.float32(0.0)
                 for plane in range(planes):
                     v = v_image[plane * size + pixel]
-                    scratch[base + plane * PIXELS + in_plane(x, y)] = v
+                    scratch[base + plane * PIXELS + y * TILE + x] = v
                     left += v * image[plane * size + pixel]
                     v_background[v_background_base + plane] += np.float64(v * light)
-                scratch[rest + in_plane(x, y)] = left
+                scratch[rest + y * TILE + x] = left
 
 
 @inline
-def block_gradient(alpha: Any, light: Any, rest: Any, d: Any) -> Any:
-    """One block's (weight, g / ln 2, light after, rest after) for c·v = d. Pixels that have ended have no light."""
+def odds_of(alpha: Any) -> Any:
+    """alpha / (1 − alpha)."""
+    return alpha / (np.float32(1.0) - alpha)
+
+
+@inline
+def strip_gradient(alpha: Any, odds: Any, light: Any, rest: Any, d: Any) -> Any:
+    """One strip's (weight, g / ln 2, light after, rest after) for c·v = d. Pixels that have ended have no light."""
     after = fnma(alpha, light, light)
     passed = after > np.float32(TRANSMITTANCE_MIN)
     weight = select(passed, alpha * light, np.float32(0.0))
     own = weight * d
     rest = rest - own
-    g = fnma(rest, alpha / (np.float32(1.0) - alpha), own)
+    g = fnma(rest, odds, own)
     # No gradient through a clamped alpha, nor from a pixel that this splat ended.
     g = select(passed & (alpha < np.float32(ALPHA_MAX)), g, np.float32(0.0))
     return weight, g, select(passed, after, np.float32(0.0)), rest
 
 
 @inline
-def _load_six(array: Any, at: int) -> Any:
-    """Six vectors in a row."""
-    return (
-        load(array, at),
-        load(array, at + LANES),
-        load(array, at + 2 * LANES),
-        load(array, at + 3 * LANES),
-        load(array, at + 4 * LANES),
-        load(array, at + 5 * LANES),
-    )
-
-
-@inline
-def _dot_planes(planes: Any, base: int, weights: Any) -> Any:
-    """Σ over blocks of weight · v_image for one channel, still to be summed over lanes."""
-    total = weights[0] * load(planes, base)
-    total = fma(weights[1], load(planes, base + BLOCK), total)
-    total = fma(weights[2], load(planes, base + 2 * BLOCK), total)
-    return fma(weights[3], load(planes, base + 3 * BLOCK), total)
-
-
-@inline
-def _absolute_sum(factors: Any, g: Any) -> Any:
-    total = absolute(factors[0] * g[0])
-    total = total + absolute(factors[1] * g[1])
-    total = total + absolute(factors[2] * g[2])
-    return total + absolute(factors[3] * g[3])
+def add_moments(g0: Any, g1: Any, g2: Any, g: Any, dy: Any) -> Any:
+    """Add a row to the sums of g, g dy and g dy² over the rows of each column."""
+    moment = g * dy
+    return g0 + g, g1 + moment, fma(moment, dy, g2)
 
 
 def _make_tile_loop(channels: int, absgrad: bool) -> Any:
@@ -179,8 +170,13 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
         scratch: Any,
         scratch_base: int,
     ) -> None:
-        columns = (width + TILE - 1) // TILE
-        stage = scratch_base + (planes + 1) * PIXELS
+        grid = (width + TILE - 1) // TILE
+        rest_base = scratch_base + planes * PIXELS
+        light_base = rest_base + PIXELS
+        stage = light_base + PIXELS
+        columns = strip_columns()
+        dark, never = fill_strip(np.float32(0.0)), fill_strip(np.float32(-1e3))
+        reached = np.empty(FLAGS, np.uint8)
         lane = lane_index()
         # g leaves out the ln 2 of d2^p/dp; every sum but those of the channels (6 to 9) takes it here.
         scale = select(
@@ -189,9 +185,11 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
             np.float32(1.0),
         )
         for tile in range(first_tile, last_tile):
-            tile_row = tile // columns
-            column = tile - tile_row * columns
-            axes = tile_axes(column, tile_row)
+            tile_row = tile // grid
+            column = tile - tile_row * grid
+            left = np.float32(np.float32(column * TILE) + np.float32(0.5))
+            top = np.float32(np.float32(tile_row * TILE) + np.float32(0.5))
+            centres = row_centres(tile_row)
             _load_tile(
                 image,
                 v_image,
@@ -207,169 +205,136 @@ def _make_tile_loop(channels: int, absgrad: bool) -> Any:
                 v_background,
                 v_background_base,
             )
-            rest = load_plane(scratch, scratch_base + planes * PIXELS)
-            light = full_light(axes, width, height)
+            alive = np.int64(0)
+            for strip in range(STRIPS):
+                inside = inside_strip(strip, column, tile_row, width, height)
+                store(scratch, light_base + strip * STRIP, select(inside, np.float32(1.0), np.float32(0.0)))
+                alive |= strip_rows(strip) if any_lane(inside) else np.int64(0)
             begin = start[tile]
             end = begin + count[tile]
             for batch in range(begin, end, BATCH):
                 size = min(BATCH, end - batch)
+                lit = alive
+                for e in range(size):
+                    base = np.int64(element(ids, batch + e)) * RECORD
+                    ahead = np.int64(element(ids, batch + e + BATCH))
+                    prefetch(slot, ahead)
+                    prefetch(records, ahead * RECORD)
+                    prefetch(rows, ahead * RECORD)
+                    put(reached, e, np.uint8(measure_rows(records, base, left, centres, scratch, stage + e * STAGE)))
+
+                for strip in range(STRIPS):
+                    # Bit e: this strip has to look at splat e of the batch.
+                    word = flagged(reached, 0, strip_rows(strip)) & first_bits(size)
+                    if word == 0 or lit & strip_rows(strip) == 0:
+                        continue
+                    at = scratch_base + strip * STRIP
+                    light = load_strip(scratch, light_base + strip * STRIP)
+                    rest = load_strip(scratch, rest_base + strip * STRIP)
+                    # Three turns at once, as in the forward pass.
+                    exponent, alpha, odds = never, dark, dark
+                    last = trailing_zeros(word)
+                    coming, current = last, last
+                    for _ in range(bits_set(word) + 2):
+                        e, current = current, coming
+                        if word != 0:
+                            last = trailing_zeros(word)
+                            word &= word - 1
+                        coming = last
+                        slope = element(records, np.int64(element(ids, batch + coming)) * RECORD + SLOPE)
+                        following = strip_exponent(scratch, stage + coming * STAGE, strip, slope, columns)
+                        alpha_following = alpha_of(exponent, is_drawn(exponent))
+                        odds_following = odds_of(alpha_following)
+                        index = np.int64(element(ids, batch + e))
+                        base = index * RECORD
+                        terms = stage + e * STAGE
+                        if channels == 0:
+                            d = fill_strip(np.float32(0.0))
+                            for plane in range(planes):
+                                value = element(features, index * planes + plane)
+                                d = fma(load_strip(scratch, at + plane * PIXELS), value, d)
+                        else:
+                            d = load_strip(scratch, at) * element(records, base + 6)
+                            d = fma(load_strip(scratch, at + PIXELS), element(records, base + 7), d)
+                            d = fma(load_strip(scratch, at + 2 * PIXELS), element(records, base + 8), d)
+                            if channels == 4:
+                                d = fma(load_strip(scratch, at + 3 * PIXELS), element(records, base + 9), d)
+                        weight, g, light, rest = strip_gradient(alpha, odds, light, rest, d)
+                        store(scratch, terms + ROW_TERMS + strip * STRIP, g)
+                        store(scratch, terms + ROW_TERMS + PIXELS + strip * STRIP, weight)
+                        exponent, alpha, odds = following, alpha_following, odds_following
+                    store(scratch, light_base + strip * STRIP, light)
+                    store(scratch, rest_base + strip * STRIP, rest)
+                    if not any_lane(light > np.float32(0.0)):
+                        alive &= ~strip_rows(strip)
+
                 for e in range(size):
                     index = np.int64(element(ids, batch + e))
                     base = index * RECORD
-                    ahead = np.int64(element(ids, batch + e + AHEAD))
-                    prefetch(records, ahead * RECORD)
-                    prefetch(rows, ahead * RECORD)
-                    at = stage + e * STAGE
-                    exponents = splat_exponents(records, base, splat_offsets(records, base, axes))
-                    store_plane(scratch, at, alphas(exponents))
-                    if channels == 0:
-                        d = filled(0.0)
-                        for plane in range(planes):
-                            value = broadcast(features, index * planes + plane)
-                            d = accumulate(
-                                d,
-                                load_plane(scratch, scratch_base + plane * PIXELS),
-                                value,
-                            )
-                    else:
-                        d = scaled(
-                            load_plane(scratch, scratch_base),
-                            broadcast(records, base + 6),
-                        )
-                        v = load_plane(scratch, scratch_base + PIXELS)
-                        d = accumulate(d, v, broadcast(records, base + 7))
-                        v = load_plane(scratch, scratch_base + 2 * PIXELS)
-                        d = accumulate(d, v, broadcast(records, base + 8))
-                        if channels == 4:
-                            v = load_plane(scratch, scratch_base + 3 * PIXELS)
-                            d = accumulate(d, v, broadcast(records, base + 9))
-                    store_plane(scratch, at + PIXELS, d)
-
-                for e in range(size):
-                    base = np.int64(element(ids, batch + e)) * RECORD
-                    at = stage + e * STAGE
-                    alpha = load_plane(scratch, at)
-                    d = load_plane(scratch, at + PIXELS)
-                    w0, g0, t0, s0 = block_gradient(alpha[0], light[0], rest[0], d[0])
-                    w1, g1, t1, s1 = block_gradient(alpha[1], light[1], rest[1], d[1])
-                    w2, g2, t2, s2 = block_gradient(alpha[2], light[2], rest[2], d[2])
-                    w3, g3, t3, s3 = block_gradient(alpha[3], light[3], rest[3], d[3])
-                    light = (t0, t1, t2, t3)
-                    rest = (s0, s1, s2, s3)
-                    weights = (w0, w1, w2, w3)
-
-                    # Moments of g, first over the blocks that share dx, then over those that share dy.
-                    left, right, top, bottom = splat_offsets(records, base, axes)
-                    sum_left = g0 + g2
-                    sum_right = g1 + g3
-                    dy_left = fma(g0, top, g2 * bottom)
-                    dy_right = fma(g1, top, g3 * bottom)
-                    dx_left = sum_left * left
-                    dx_right = sum_right * right
-                    m_x = dx_left + dx_right
-                    m_y = dy_left + dy_right
-                    a2 = broadcast(records, base + 2) * np.float32(-2.0)
-                    b = -broadcast(records, base + 3)
-                    c2 = broadcast(records, base + 4) * np.float32(-2.0)
-                    sums = at + 2 * PIXELS
-                    store(scratch, sums, fma(a2, m_x, b * m_y))
-                    store(scratch, sums + LANES, fma(b, m_x, c2 * m_y))
-                    store(scratch, sums + 2 * LANES, fma(dx_left, left, dx_right * right))
-                    store(scratch, sums + 3 * LANES, fma(dy_left, left, dy_right * right))
-                    top_moment = (g0 + g1) * top
-                    bottom_moment = (g2 + g3) * bottom
-                    store(
-                        scratch,
-                        sums + 4 * LANES,
-                        fma(top_moment, top, bottom_moment * bottom),
-                    )
-                    store(scratch, sums + 5 * LANES, sum_left + sum_right)
-                    if channels == 0:
-                        store_plane(scratch, at, weights)
-                    else:
-                        for plane in range(channels):
-                            v = _dot_planes(scratch, scratch_base + plane * PIXELS, weights)
-                            store(scratch, sums + (6 + plane) * LANES, v)
+                    terms = stage + e * STAGE
+                    seen = np.int64(element(reached, e)) & lit
+                    a2 = element(records, base + 2) * np.float32(-2.0)
+                    b = -element(records, base + 3)
+                    c2 = element(records, base + 4) * np.float32(-2.0)
+                    dx = to_float(lane_index8()) + np.float32(left - element(records, base))
+                    dy_first = np.float32(top - element(records, base + 1))
+                    x_of_dx = dx * a2
+                    y_of_dx = dx * b
+                    # Sums over the rows of each column of g, g dy, g dy², then of |d/dx| and |d/dy|.
+                    zero = splat8(np.float32(0.0))
+                    g0, g1, g2, abs_x, abs_y = zero, zero, zero, zero, zero
+                    todo = seen
+                    while todo != 0:
+                        row = trailing_zeros(todo)
+                        todo &= todo - 1
+                        dy = splat8(np.float32(dy_first + np.float32(row)))
+                        g = load8(scratch, terms + ROW_TERMS + row * TILE)
+                        g0, g1, g2 = add_moments(g0, g1, g2, g, dy)
+                        if absgrad:
+                            size_of_g = absolute(g)
+                            abs_x = fma(size_of_g, absolute(fma(dy, b, x_of_dx)), abs_x)
+                            abs_y = fma(size_of_g, absolute(fma(dy, c2, y_of_dx)), abs_y)
+                    red, green, blue, depth = zero, zero, zero, zero
+                    if channels != 0:
+                        todo = seen
+                        while todo != 0:
+                            row = trailing_zeros(todo)
+                            todo &= todo - 1
+                            at = scratch_base + row * TILE
+                            w = load8(scratch, terms + ROW_TERMS + PIXELS + row * TILE)
+                            red = fma(w, load8(scratch, at), red)
+                            green = fma(w, load8(scratch, at + PIXELS), green)
+                            blue = fma(w, load8(scratch, at + 2 * PIXELS), blue)
+                            if channels == 4:
+                                depth = fma(w, load8(scratch, at + 3 * PIXELS), depth)
+                    g_dx = g0 * dx
+                    v_x = fma(g0, x_of_dx, g1 * b)
+                    v_y = fma(g0, y_of_dx, g1 * c2)
                     if absgrad:
-                        g = (g0, g1, g2, g3)
-                        x_left = a2 * left
-                        x_right = a2 * right
-                        y_left = b * left
-                        y_right = b * right
-                        by_x = (
-                            fma(b, top, x_left),
-                            fma(b, top, x_right),
-                            fma(b, bottom, x_left),
-                            fma(b, bottom, x_right),
+                        row_sums = sum_rows(
+                            (v_x, v_y, g_dx * dx, g1 * dx, g2, g0, red, green, blue, depth, abs_x, abs_y)
                         )
-                        by_y = (
-                            fma(c2, top, y_left),
-                            fma(c2, top, y_right),
-                            fma(c2, bottom, y_left),
-                            fma(c2, bottom, y_right),
-                        )
-                        store(scratch, sums + 10 * LANES, _absolute_sum(by_x, g))
-                        store(scratch, sums + 11 * LANES, _absolute_sum(by_y, g))
-
-                for e in range(size):
-                    index = np.int64(element(ids, batch + e))
-                    at = stage + e * STAGE
-                    sums = at + 2 * PIXELS
-                    zero = splat(np.float32(0.0))
-                    x, y, xx, xy, yy, one = _load_six(scratch, sums)
-                    if channels == 0:
-                        red = zero
-                        green = zero
-                        blue = zero
+                    elif channels != 0:
+                        row_sums = sum_rows((v_x, v_y, g_dx * dx, g1 * dx, g2, g0, red, green, blue, depth))
                     else:
-                        red = load(scratch, sums + 6 * LANES)
-                        green = load(scratch, sums + 7 * LANES)
-                        blue = load(scratch, sums + 8 * LANES)
-                    depth = load(scratch, sums + 9 * LANES) if channels == 4 else zero
-                    if absgrad:
-                        abs_x = load(scratch, sums + 10 * LANES)
-                        abs_y = load(scratch, sums + 11 * LANES)
-                        row = sum_rows(
-                            (
-                                x,
-                                y,
-                                xx,
-                                xy,
-                                yy,
-                                one,
-                                red,
-                                green,
-                                blue,
-                                depth,
-                                abs_x,
-                                abs_y,
-                            )
-                        )
-                    elif channels == 4:
-                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue, depth))
-                    elif channels == 3:
-                        row = sum_rows((x, y, xx, xy, yy, one, red, green, blue))
-                    else:
-                        row = sum_rows((x, y, xx, xy, yy, one))
+                        row_sums = sum_rows((v_x, v_y, g_dx * dx, g1 * dx, g2, g0))
                     own = np.int64(element(slot, index))
-                    touched[index >> 4] = 1
+                    put(touched, index >> 4, np.uint8(1))
                     if own < 0:
-                        store(
-                            rows,
-                            index * RECORD,
-                            fma(row, scale, load(rows, index * RECORD)),
-                        )
+                        store(rows, index * RECORD, fma(row_sums, scale, load(rows, index * RECORD)))
                     else:
                         own += own_base
-                        store(
-                            own_rows,
-                            own * RECORD,
-                            fma(row, scale, load(own_rows, own * RECORD)),
-                        )
+                        store(own_rows, own * RECORD, fma(row_sums, scale, load(own_rows, own * RECORD)))
                     if channels == 0:
-                        weights = load_plane(scratch, at)
                         for plane in range(planes):
-                            v_feature = sum_lanes(_dot_planes(scratch, scratch_base + plane * PIXELS, weights))
+                            total = zero
+                            todo = seen
+                            while todo != 0:
+                                at = trailing_zeros(todo) * TILE
+                                todo &= todo - 1
+                                w = load8(scratch, terms + ROW_TERMS + PIXELS + at)
+                                total = fma(w, load8(scratch, scratch_base + plane * PIXELS + at), total)
+                            v_feature = sum_lanes(total)
                             if own < 0:
                                 feature_rows[index * planes + plane] += v_feature
                             else:

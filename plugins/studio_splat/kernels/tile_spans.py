@@ -9,9 +9,9 @@ import numpy as np
 from numba import prange
 
 from studio.kernels.cache import device, inline, kernel
-from studio.kernels.vec import ceil, floor, lane_index, maximum, minimum, select, splat, sqrt, store, to_float, to_int
+from studio.kernels.vec import ceil, floor, lane_index8, maximum, minimum, select, splat8, sqrt, store, to_float, to_int
 
-from .records import LOG2_ALPHA_MIN, SHEAR, TILE
+from .records import LOG2_ALPHA_MIN, REST, SHEAR, SLOPE, TILE
 from .shares import share
 
 _PIXEL_SLACK = 0.01
@@ -59,17 +59,19 @@ def _measure_share(
         c = -records[i, 4]
         # alpha >= 1/255 where a dx² + b dx dy + c dy² <= level; widened by the rounding of that sum at the far ends.
         level = records[i, 5] - np.float32(LOG2_ALPHA_MIN)
-        if not level > 0.0:
+        if not (level > 0.0 and a > 0.0):
             continue
         # In double: the determinant of a needle is a small difference of large products.
         exact = 4.0 * np.float64(a) * np.float64(c) - np.float64(b) * np.float64(b)
         inverse = 0.25 / np.float64(a)
-        records[i, SHEAR] = np.float32(2.0 * np.float64(b) * inverse)
-        records[i, SHEAR + 1] = np.float32(-exact * inverse)
+        slope = math.sqrt(np.float64(a))
+        records[i, SHEAR] = np.float32(slope * (2.0 * np.float64(b) * inverse))
+        records[i, REST] = np.float32(-exact * inverse)
+        records[i, SLOPE] = np.float32(slope)
         determinant = np.float32(exact)
         half_x = records[i, 10]
         half_y = records[i, 11]
-        is_ellipse = determinant > 0.0 and a > 0.0
+        is_ellipse = determinant > 0.0
         if is_ellipse:
             level = level * np.float32(1.00001) + np.float32(1e-5)
             spread = np.float32(4.0) / determinant
@@ -95,8 +97,9 @@ def _measure_share(
             y_extreme = -b * half_x / (np.float32(2.0) * c)
             half_inverse = np.float32(2.0 * inverse)
             reach = np.float32(4.0) * a * level
-            for row in range(0, rows, 16):
-                near = to_float(lane_index() + np.int32(first_row + row)) * TILE + (np.float32(0.5) - y)
+            # Eight rows of tiles at a time: few splats reach more.
+            for row in range(0, rows, 8):
+                near = to_float(lane_index8() + np.int32(first_row + row)) * TILE + (np.float32(0.5) - y)
                 if is_ellipse:
                     far = near + (TILE - 1)
                     y_right = minimum(maximum(near, y_extreme), far)
@@ -106,8 +109,8 @@ def _measure_share(
                     left = x + (y_left * -b - root_left) * half_inverse - (0.5 + _PIXEL_SLACK)
                     right = x + (y_right * -b + root_right) * half_inverse + (_PIXEL_SLACK - 0.5)
                 else:
-                    left = splat(x - half_x - np.float32(0.5))
-                    right = splat(x + half_x - np.float32(0.5))
+                    left = splat8(x - half_x - np.float32(0.5))
+                    right = splat8(x + half_x - np.float32(0.5))
                 left = minimum(maximum(ceil(left), 0.0), right_limit + np.float32(1.0))
                 right = minimum(maximum(floor(right), -1.0), right_limit)
                 begin = to_int(left) >> 3

@@ -18,39 +18,46 @@ from studio.kernels.vec import (
     absolute,
     any_lane,
     bits_of,
+    bits_set,
     broadcast,
+    broadcast_pair,
     ceil,
     element,
     exp2,
     fetch_add,
+    flagged,
     floor,
     fma,
     fnma,
     from_bits,
+    halves,
+    joined,
     lane_bits,
     lane_index,
+    lane_index8,
     load,
-    load_block,
+    load8,
     maximum,
     minimum,
     prefetch,
     put,
     select,
     splat,
+    splat8,
     splat_i32,
     sqrt,
     store,
-    store_block,
     sum_lanes,
     sum_rows,
     to_float,
     to_int,
+    trailing_zeros,
     transpose,
 )
 
 
-@kernel("void(f4[:,::1], f4[:,::1], i8[::1], i4[::1])")
-def _everything(values: Any, out: Any, counter: Any, flags: Any) -> None:
+@kernel("void(f4[:,::1], f4[:,::1], i8[::1], i4[::1], u1[::1])")
+def _everything(values: Any, out: Any, counter: Any, flags: Any, bytes_: Any) -> None:
     a = load(values, 0)
     b = load(values, 16)
     store(out, 0, a + b)
@@ -72,19 +79,25 @@ def _everything(values: Any, out: Any, counter: Any, flags: Any) -> None:
     store(out, 256, from_bits(bits_of(a) & np.int32(0x7FFFFFFF)))
     store(out, 272, broadcast(values, 5) + splat(element(values, 6)))
     store(out, 288, exp2(a))
-    store(out, 304, sum_rows((a, b, a * b)))
+    low, high = halves(a)
+    store(out, 304, sum_rows((low, high, low * high, low, low, low, low, low, high)))
     store(out, 320, splat(sum_lanes(a)))
     c = load(values, 32)
     columns = transpose((a, b, c, a, b, c, a, b, c, a, b, c, a, b, c, -a))
     store(out, 336, columns[0])
     store(out, 352, columns[15])
-    store(out, 368, load_block(values, 2, 16))
-    store_block(out, 384, 8, a)
+    store(out, 368, joined(load8(values, 2), high))
+    store(out, 384, broadcast_pair(values, 5))
+    store(out, 400, joined(exp2(fma(low, 0.5, high)), select(low < high, to_float(lane_index8()), splat8(-1.0))))
     x = a
     x += b
     x *= 2.0
     x -= 1.0
     store(out, 416, -x)
+    counter[1] = flagged(bytes_, 0, 6)  # 48 of 64 have bit 1 or 2
+    flags[6] = bits_set(counter[1])
+    flags[7] = trailing_zeros(40)
+    flags[8] = lane_bits(low > high)
     flags[0] = lane_bits(a > b)
     flags[1] = any_lane(a > 1e30)
     flags[2] = any_lane(a >= a)
@@ -99,8 +112,9 @@ def _run() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values[1] = np.abs(values[1]) + 0.1
     values[0, 3] = 0.0
     out = np.zeros((27, 16), np.float32)
-    flags = np.zeros(6, np.int32)
-    _everything(values, out, np.array([10], np.int64), flags)
+    flags = np.zeros(9, np.int32)
+    counter = np.array([10, 0], np.int64)
+    _everything(values, out, counter, flags, np.arange(64, dtype=np.uint8) % 8)
     return values, out, flags
 
 
@@ -128,7 +142,8 @@ def test_operations_match_numpy() -> None:
         17: np.full(16, a[5] + a[6]),
         21: np.array([a[0], b[0], c[0]] * 5 + [-a[0]]),
         22: np.array([a[15], b[15], c[15]] * 5 + [-a[15]]),
-        23: np.concatenate([values[i, 2:6] for i in range(4)]),
+        23: np.concatenate([a[2:10], a[8:]]),
+        24: np.repeat(a[5:7], 8),
         26: -((a + b) * np.float32(2) - np.float32(1)),
     }
     for row, expected in exact.items():
@@ -136,13 +151,15 @@ def test_operations_match_numpy() -> None:
     np.testing.assert_allclose(out[4], a64 * b64 + 1, rtol=2e-7, atol=2e-6)
     np.testing.assert_allclose(out[5], b64 - a64 * b64, rtol=2e-7, atol=2e-6)
     np.testing.assert_allclose(out[18], np.exp2(a64), rtol=1.7e-7)
-    np.testing.assert_allclose(out[19, :3], [a64.sum(), b64.sum(), (a64 * b64).sum()], rtol=1e-5, atol=1e-5)
-    assert not out[19, 3:].any()
+    low, high = a64[:8], a64[8:]
+    sums = [low.sum(), high.sum(), (low * high).sum(), *[low.sum()] * 5, high.sum(), *[0.0] * 7]
+    np.testing.assert_allclose(out[19], sums, rtol=1e-5, atol=1e-5)
+    assert not out[19, 9:].any()
     np.testing.assert_allclose(out[20], a64.sum(), rtol=1e-5, atol=1e-5)
-    block = out[24:26].reshape(-1)
-    for row in range(4):
-        np.testing.assert_array_equal(block[8 * row : 8 * row + 4], a[4 * row : 4 * row + 4])
-    np.testing.assert_array_equal(flags, [(a > b) @ (1 << lanes), 0, 1, 10, 15, 42])
+    np.testing.assert_allclose(out[25, :8], np.exp2(low * 0.5 + high), rtol=2e-6)
+    np.testing.assert_array_equal(out[25, 8:], np.where(a[:8] < a[8:], lanes[:8], -1))
+    assert list(flags[6:]) == [48, 3, (a[:8] > a[8:]) @ (1 << lanes[:8])]
+    np.testing.assert_array_equal(flags[:6], [(a > b) @ (1 << lanes), 0, 1, 10, 15, 42])
 
 
 @kernel("void(f4[::1], f4[::1])")
