@@ -366,6 +366,12 @@ class SplatField(Field):
         return max(eps2d / downscale**2, min(eps2d, _SHARPEST_EPS2D))
 
     def _target(self, photo: Photo, index: int) -> Target:
+        # The engine's own source tells so, too; photos may come from elsewhere.
+        if photo.mask is not None and not bool(photo.mask.any()):
+            raise StudioError(
+                f"{photo.frame.mask_path or photo.frame.name}: the mask leaves nothing of the photo.",
+                fix="Remove the photo, or mark the pixels that count with white.",
+            )
         if self.config.random_background and photo.image.shape[-1] == 4:
             background = torch.rand(3, generator=self._training_context.generator)
         else:
