@@ -188,7 +188,7 @@ import numpy as np
 subject.test_operations_match_numpy()
 sys.stdout.buffer.write(subject._run()[1].tobytes())
 sys.stdout.buffer.flush()
-print("".join(subject._everything.compile().inspect_asm().values()), file=sys.stderr)
+print(subject._everything.assembly(), file=sys.stderr)
 """
 
 # Named processors, with the registers their code must use and those it must not.
@@ -208,7 +208,6 @@ def test_named_processor_decides_the_instructions(target: str, tmp_path: Path) -
         pytest.skip("this processor has no AVX-512")
     if target != "x86-64-v2" and "avx2" not in _host_features():
         pytest.skip("this processor has no AVX2")
-    # A cache of its own: Numba shows no assembly of what it loads.
     env = {**os.environ, "NUMBA_CPU_NAME": target, "XDG_CACHE_HOME": str(tmp_path)}
     env.pop("NUMBA_CPU_FEATURES", None)
     done = subprocess.run(
