@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,9 @@ from studio_splat.schedule import (
     relative_cost,
 )
 from studio_splat.strategy import AdaptiveStrategy, BudgetStrategy, McmcStrategy, Strategy
+
+if TYPE_CHECKING:
+    from studio.kernels.cache import Kernel
 
 MAX_SH_DEGREE = 3
 _AVERAGED_EVERY = 5
@@ -208,6 +211,14 @@ class SplatField(Field):
         for name, shape in self._shapes(count).items():
             setattr(self, name, nn.Parameter(torch.zeros(shape, device=device), requires_grad=False))
         self._drop_engine()
+
+    @classmethod
+    def kernels(cls, config: PluginConfig, device: torch.device, *, training: bool) -> Sequence[Kernel]:
+        if device.type != "cpu" or getattr(config, "backend", "auto") not in ("auto", "cpu"):
+            return ()
+        from studio_splat.kernels.needed import drawing_kernels, training_kernels
+
+        return training_kernels(absgrad=bool(getattr(config, "absgrad", False))) if training else drawing_kernels()
 
     def engine(self) -> Engine:
         """The engine on the present device, holding the present parameters."""

@@ -22,11 +22,21 @@ class Doctor:
     """Print a list of objects (group, name, status, summary, fix, details) instead of a table."""
     runs: Path = Path("runs")
     """Folder of the runs, whose disk space is shown."""
+    clear_kernels: bool = False
+    """Delete the compiled kernels that are kept, of all versions and processors; the next use compiles them anew."""
 
 
 def main(argv: Sequence[str], started: float) -> int:
     """Print the report; 1 if the studio cannot work."""
     request = parse(Doctor, argv, prog="studio doctor")
+    if request.clear_kernels:
+        from studio.cli.console import out
+        from studio.devices.host_memory import format_bytes
+        from studio.kernels.folder import clear
+
+        files, size = clear()
+        out().print(f"deleted {files} compiled kernels, {format_bytes(size)}", markup=False)
+        return 0
     return 0 if doctor(request.json, runs=request.runs) else 1
 
 

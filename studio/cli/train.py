@@ -45,6 +45,7 @@ def main(argv: Sequence[str], started: float) -> int:
         console.print(f"[bold]{request.plugin}[/]{preset} on ", end="")
         console.print(request.data, markup=False)
     # Only now, behind all that can be said without it: importing torch takes seconds.
+    from studio.cli.compiling import compile_messages
     from studio.devices import apply_threads
     from studio.training.forecast import BudgetForecast
     from studio.training.observers import Previews, ProgressLine
@@ -57,39 +58,42 @@ def main(argv: Sequence[str], started: float) -> int:
     def announce(text: str) -> None:
         console.print(text, markup=False)
 
-    if isinstance(request, ResumeRequest):
-        prepared = prepare_resume(
-            request.path,
-            _options(request.run, request),
-            steps=request.steps,
-            observers=[line],
-            clock_start=started,
-            announce=announce,
-        )
-        step = prepared.trainer.step
-        announce(f"resuming {shown(prepared.run.path)} at step {step:,} of {prepared.trainer.settings.total_steps:,}")
-    else:
-        prepared = prepare(
-            request.plugin,
-            request.data,
-            request.settings,
-            _options(request.run, request),
-            preset=request.run.preset,
-            observers=[line],
-            clock_start=started,
-            announce=announce,
-        )
-        announce(f"run: {shown(prepared.run.path)}")
-    if request.run.previews:
-        prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
-    if prepared.config.kind == "field":
-        prepared.trainer.observers.append(BudgetForecast(announce, prepared.config.data.downscale))
-    if request.run.timelapse is not None:
-        _add_timelapse(prepared, request.run.timelapse, announce)
-    with _viewer(prepared, request.run) as viewer:
-        code = _train(request, prepared, line, console)
-        if viewer is not None and code == 0 and console.is_terminal:
-            _keep_open(viewer, console)
+    with compile_messages(announce):
+        if isinstance(request, ResumeRequest):
+            prepared = prepare_resume(
+                request.path,
+                _options(request.run, request),
+                steps=request.steps,
+                observers=[line],
+                clock_start=started,
+                announce=announce,
+            )
+            step = prepared.trainer.step
+            announce(
+                f"resuming {shown(prepared.run.path)} at step {step:,} of {prepared.trainer.settings.total_steps:,}"
+            )
+        else:
+            prepared = prepare(
+                request.plugin,
+                request.data,
+                request.settings,
+                _options(request.run, request),
+                preset=request.run.preset,
+                observers=[line],
+                clock_start=started,
+                announce=announce,
+            )
+            announce(f"run: {shown(prepared.run.path)}")
+        if request.run.previews:
+            prepared.trainer.observers.append(Previews(preview_painter(prepared), tell=announce))
+        if prepared.config.kind == "field":
+            prepared.trainer.observers.append(BudgetForecast(announce, prepared.config.data.downscale))
+        if request.run.timelapse is not None:
+            _add_timelapse(prepared, request.run.timelapse, announce)
+        with _viewer(prepared, request.run) as viewer:
+            code = _train(request, prepared, line, console)
+            if viewer is not None and code == 0 and console.is_terminal:
+                _keep_open(viewer, console)
     return code
 
 

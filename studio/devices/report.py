@@ -72,7 +72,7 @@ def examine(runs: Path = Path("runs"), *, seconds: float = PROBE_SECONDS) -> Doc
             *_devices(torch),
             _folder("runs", runs),
             _folder("cache", caches),
-            _kernel_cache(caches / "kernels"),
+            _kernel_cache(),
             *(_core(backend, statuses[backend.name]) for backend in CORE if backend.name != "torch"),
             *(_optional(backend, statuses[backend.name]) for backend in OPTIONAL),
         )
@@ -160,22 +160,32 @@ def _folder(name: str, folder: Path) -> Finding:
     return Finding("storage", name, "ok", summary, details=details)
 
 
-def _kernel_cache(folder: Path) -> Finding:
-    sizes = []
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            try:
-                sizes.append(os.path.getsize(os.path.join(parent, file)))
-            except OSError:
-                continue  # another process replaces it at this moment
-    summary = f"{folder}, {format_bytes(sum(sizes))}" if sizes else f"{folder}, empty: the first use compiles"
-    return Finding(
-        "storage",
-        "kernel cache",
-        "ok",
-        summary,
-        details={"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)},
-    )
+def _kernel_cache() -> Finding:
+    from studio.kernels.folder import cache_states, kernel_folders, usual_root
+
+    try:
+        problems, states = kernel_folders().problems, cache_states()
+    except StudioError as error:
+        return Finding("storage", "kernel cache", "error", error.message, error.fix or "")
+    kernels = sum(state.kernels for state in states)
+    others = sum(state.others for state in states)
+    size = sum(state.total_bytes for state in states)
+    damaged = [str(path) for state in states for path in state.damaged]
+    places = [str(state.root) for state in states] or [str(usual_root())]
+    summary = f"{', '.join(places)}, {format_bytes(size)}: {kernels} compiled kernels"
+    if others:
+        summary += f", {others} files of other versions or processors"
+    if not size:
+        summary = f"{', '.join(places)}, empty: the first use compiles"
+    fix = ""
+    if damaged:
+        summary += f"; {len(damaged)} damaged, which are compiled anew"
+        fix = "studio doctor --clear-kernels deletes all."
+    if problems:
+        summary += f"; {'; '.join(problems)}"
+        fix = fix or "Name a folder that you alone can write with XDG_CACHE_HOME."
+    details = {"folders": places, "kernels": kernels, "others": others, "bytes": size, "damaged": damaged}
+    return Finding("storage", "kernel cache", "warning" if damaged or problems else "ok", summary, fix, details)
 
 
 def _core(backend: Backend, status: BackendStatus) -> Finding:

@@ -173,7 +173,7 @@ def _file_name(name: str, key: str) -> str:
 
 
 def read_kernel(name: str, key: str) -> KernelImage | None:
-    """The kernel with this key, or None if there is none that is whole and can be trusted; says why where one is not."""
+    """The kernel with this key, or None if there is none that is whole and can be trusted; says why one is not."""
     for folder in kernel_folders().read:
         path = folder / _file_name(name, key)
         try:

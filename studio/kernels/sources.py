@@ -1,10 +1,10 @@
 """What a kernel is built from: the key under which its machine code is kept, and which functions it may call.
 
 Numba's own cache notices an edit only in the file of the cached function, never in a module it imports, and tells
-closures apart by what happens to be pickled. Here the key of a kernel is a hash of all it is made of: the functions that
-it reaches through globals, attributes of modules and closures, with the values of the constants among them; the files
-they stand in; and all files of the kernel's own folder and of the engine's kernel rooms, where overloads and intrinsics
-live that no name leads to.
+closures apart by what happens to be pickled. Here the key of a kernel is a hash of all it is made of: the functions
+that it reaches through globals, attributes of modules and closures, with the values of the constants among them; the
+files they stand in; and all files of the kernel's own folder and of the engine's kernel rooms, where overloads and
+intrinsics live that no name leads to.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from studio.scene import PhotoStore, Scene
 
 if TYPE_CHECKING:
     from studio.datasets import Dataset
+    from studio.kernels.cache import Kernel
     from studio.plugin.batches import Request
 
 _PARTS = 64
@@ -174,6 +175,20 @@ class Plugin(nn.Module):
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
+
+    @classmethod
+    def kernels(cls, config: PluginConfig, device: torch.device, *, training: bool) -> Sequence[Kernel]:
+        """Kernels of `studio.kernels.cache` that the plugin will call, those first that take longest to compile.
+
+        Those that are not in the cache are compiled at once in processes of their own while the data is read; any
+        other kernel is compiled when it is first called.
+
+        Args:
+            config: How the plugin is configured.
+            device: Where it runs.
+            training: Whether it is going to be trained, or only to draw or sample.
+        """
+        return ()
 
     # ---- training ------------------------------------------------------------------------------------------------
     def setup_training(self, context: TrainingContext) -> None:

@@ -159,6 +159,7 @@ def prepare(
     cls = load_plugin_class(entry)
     chosen = select(options.device, supported=entry.spec.devices, owner=plugin)
     announce(f"device: {chosen}")
+    _compile_ahead(cls, settings, chosen.torch_device)
     where = DataSettings(
         path=str(data) if is_generated(data) else str(Path(data).expanduser().resolve()),
         downscale=1.0 if options.downscale is None else options.downscale,
@@ -262,6 +263,7 @@ def prepare_resume(
     chosen = select(options.device, supported=entry.spec.devices, owner=config.plugin)
     announce(f"device: {chosen}")
     budget = options.budget_seconds if options.budget_seconds is not None else config.budget_seconds
+    _compile_ahead(type(model), model.config, chosen.torch_device)
     if steps is not None:
         model.config.steps = steps
     _check(model.config, replace(options, seed=config.seed, budget_seconds=budget, background=config.data.background))
@@ -368,6 +370,15 @@ def _require_time_left(
         f"budget: the {budget:g} s are used up before the first step: reading the photos took {spent:.0f} s.",
         fix=f"Give more time ({command}), or smaller photos as well (--downscale {2 * where.downscale:.3g}).",
     )
+
+
+def _compile_ahead(cls: type[Plugin], config: PluginConfig, device: torch.device) -> None:
+    kernels = cls.kernels(config, device, training=True)
+    if kernels:
+        # Only here: most plugins have none, and Numba takes a second to import.
+        from studio.kernels.cache import compile_ahead
+
+        compile_ahead(kernels)
 
 
 def _check(settings: PluginConfig, options: TrainOptions) -> None:
