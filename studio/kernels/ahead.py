@@ -133,7 +133,9 @@ def _serve(tasks: collections.deque[tuple[Kernel, dict[str, Any], Future[KernelI
                         folder.write_kernel(image)
             except (OSError, Unusable, ValueError, KeyError, TypeError) as problem:
                 _log.debug("%s was not built by a process: %s", kernel.name, problem)
-                process = _end(process)
+                _end(process)
+                # The next kernel need not share this one's trouble.
+                process = _start() if tasks else None
             finally:
                 if image is None:
                     with _lock:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ class Viewer:
         self._closed = False
         self.on_compile: Callable[[str], None] = lambda text: None
         """Also told when kernels are compiled, which holds up the first picture."""
-        cache.set_compile_callback(self._compiling)
+        self._compile_told = float("-inf")
+        self._listening = contextlib.ExitStack()
+        self._listening.enter_context(cache.compile_listener(self._compiling))
         self.server.gui.configure_theme(
             control_width="medium", dark_mode=True, show_logo=False,
             show_share_button=False, brand_color=(56, 132, 214),
@@ -144,8 +148,11 @@ class Viewer:
             if self._stage is not None:
                 self._stage.left(client.client_id)
 
-    def _compiling(self, text: str) -> None:
-        """Say on every page, and where it is said without one, why nothing is to be seen yet."""
+    def _compiling(self, now: cache.Compiling) -> None:
+        """Say on every page, and where it is said without one, why nothing is to be seen yet; every few seconds."""
+        if now.finished or time.monotonic() - self._compile_told < 2.0:
+            return
+        self._compile_told, text = time.monotonic(), str(now)
         _log.warning(text)
         self.on_compile(text)
         if not self._closed:
@@ -158,7 +165,7 @@ class Viewer:
             if self._closed:
                 return
             self._closed = True
-            cache.set_compile_callback(None)
+            self._listening.close()
             # Whoever waits for a turn must be told before he is waited for.
             self._turns.close()
             if self._stage is not None:
