@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiny_scenes import write_ring_scene
 
-from studio.kernels import cache
+from studio.kernels import building
 from studio.plugin import PluginConfig
 from studio.registry import find_plugin, load_config_class
 from studio.training.start import Prepared, TrainOptions, prepare
@@ -107,11 +107,11 @@ def test_the_page_says_that_kernels_are_compiled(tmp_path: Path) -> None:
     run = prepared(tmp_path, "compiling")
     viewer = TrainingViewer(run, Access.make("127.0.0.1", None), 0)
     try:
-        cache._on_compile("compiling the CPU kernels of somebody")
-        assert viewer._status.content == "compiling the CPU kernels of somebody"
+        with building.announced("a kernel of somebody"):
+            assert viewer._status.content == "compiling kernels 1/1 for this processor, once"
     finally:
         viewer.close()
-    assert cache._on_compile == cache._log.warning
+    assert not building._listeners
 
 
 def test_a_training_that_fails_ends_the_viewer(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_errors_are_one_line_and_the_next_request_works(
     monkeypatch.setattr(type(pixels.generator), "sample", fail)
     control(server, "Seed").value = 7
     assert panel.wait()
-    assert "the model &lt;b&gt;refuses&lt;/b&gt; this. Ask for less." in status_of(panel)
+    assert r"the model &lt;b&gt;refuses&lt;/b&gt;\nthis. Ask for less." in status_of(panel)
     np.testing.assert_array_equal(image_of(panel), before)
     monkeypatch.setattr(type(pixels.generator), "sample", lambda self, *a, **o: 1 / 0)
     control(server, "Seed").value = 8
