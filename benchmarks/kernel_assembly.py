@@ -54,9 +54,8 @@ import json, sys
 from studio_splat.kernels import blend
 from studio_splat.kernels.raster_backward import _backward_kernel
 from studio_splat.kernels.raster_forward import _forward_kernel
-kernels = {"forward": _forward_kernel(3, False).compile(), "backward": _backward_kernel(3, True).compile()}
-out = {name: {"asm": list(k.inspect_asm().values())[0], "ir": list(k.inspect_llvm().values())[0]}
-       for name, k in kernels.items()}
+kernels = {"forward": _forward_kernel(3, False), "backward": _backward_kernel(3, True)}
+out = {name: {"asm": k.assembly(), "ir": k.llvm()} for name, k in kernels.items()}
 json.dump({"strip_rows": blend.STRIP_ROWS, "kernels": out}, open(sys.argv[1], "w"))
 """
 

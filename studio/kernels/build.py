@@ -74,6 +74,12 @@ def assembly(function: Callable[..., Any], signature: str, parallel: bool, sourc
     return str(machine.emit_assembly(module))
 
 
+def llvm(function: Callable[..., Any], signature: str, parallel: bool, sources: Sources) -> str:
+    """The optimised intermediate code of a kernel, compiled anew."""
+    module, _, _ = _compile(function, signature, parallel, sources, lasting=False)
+    return str(module)
+
+
 def only_here(function: Callable[..., Any], signature: str, parallel: bool) -> Any:
     """A dispatcher compiled by Numba as usual, for this process."""
     options = {"nogil": True, "error_model": "numpy", "parallel": PARALLEL if parallel else False}
@@ -157,7 +163,7 @@ def _plain(constant: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _fresh(functions: list[Dispatcher]) -> Iterator[None]:
+def _fresh(functions: list[Any]) -> Iterator[None]:
     """Keep what Numba loaded from its own cache out of a kernel.
 
     The names in such code count from one in the process that compiled it, as they do here, so functions that differ may
@@ -200,7 +206,7 @@ def _linking_only(lasting: bool) -> Iterator[Callable[[Any], None]]:
     if whole is None or not all(hasattr(owner, name) for owner, name, _ in replaced):
         yield lambda finished: None
         return
-    compiled: list[tuple[Dispatcher, tuple[Any, ...]]] = []
+    compiled: list[tuple[Any, tuple[Any, ...]]] = []
     add_overload = Dispatcher.add_overload
 
     def adding(self: Dispatcher, result: Any) -> None:
@@ -228,7 +234,7 @@ def _set_layout(self: Any, module: Any) -> None:
     module.data_layout = self._codegen._data_layout
 
 
-def _forget(compiled: list[tuple[Dispatcher, tuple[Any, ...]]]) -> None:
+def _forget(compiled: list[tuple[Any, tuple[Any, ...]]]) -> None:
     """Take what has no machine code from functions that Python might call; it is compiled again if it does."""
     for function in dict.fromkeys(each for each, _ in compiled):
         if function.targetoptions.get("no_cpython_wrapper"):

@@ -99,6 +99,12 @@ class Kernel:
 
         return assembly(self.function, self.signature, self.parallel, self.sources)
 
+    def llvm(self) -> str:
+        """The optimised code in LLVM's intermediate language, from compiling it anew."""
+        from studio.kernels.build import llvm
+
+        return llvm(self.function, self.signature, self.parallel, self.sources)
+
     def __call__(self, *args: Any) -> Any:
         compiled = self._compiled or self.compile()
         if not self.parallel:

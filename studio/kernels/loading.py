@@ -7,6 +7,7 @@ that was compiled in two processes shares the names that count anew in each, and
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +15,17 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding
-from numba import _dynfunc
 from numba.core import sigutils, typing
 from numba.core.compiler import compile_result
 from numba.core.registry import cpu_target
-from numba.core.runtime import _nrt_python
 from numba.np.ufunc import parallel as numba_threads
 
 from studio.kernels.image import KernelImage, Unusable
 
 _njit: Any = numba.njit
+# Compiled modules of Numba, which its types do not tell of.
+_dynfunc: Any = importlib.import_module("numba._dynfunc")
+_nrt_python: Any = importlib.import_module("numba.core.runtime._nrt_python")
 
 
 def load(image: KernelImage, function: Callable[..., Any], signature: str) -> Any:

@@ -45,13 +45,11 @@ def _build(request: dict[str, Any]) -> bytes:
         module = importlib.import_module(request["module"])
         if module.__file__ != request["file"]:
             return b""
-        kernel = functools.reduce(getattr, request["name"].split("."), module)
+        kernel: Any = functools.reduce(getattr, request["name"].split("."), module)
         if request["made"]:
             kernel = kernel(**request["arguments"])
         if not isinstance(kernel, Kernel) or kernel.sources.key != request["key"]:
             return b""
-        image = build(kernel.function, kernel.signature, kernel.parallel, kernel.sources, lasting=True)
-        # As it is known there.
-        return image.encode()
+        return build(kernel.function, kernel.signature, kernel.parallel, kernel.sources, lasting=True).encode()
     except Exception:
         return b""

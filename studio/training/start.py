@@ -318,13 +318,14 @@ def _require_fit(run: RunFolder, model: Plugin, photos: PhotoStore | None, datas
         raise StudioError(f"{run.path}: was trained on {was} photos, and there are {len(photos)} now.", fix=fix)
     if isinstance(model, Generator) and dataset is not None:
         info = model.data_info
-        for what, was, now in (
+        stated: tuple[tuple[str, object, object], ...] = (
             ("samples of shape", info.sample_shape, tuple(dataset.sample_shape)),
             ("a number of classes of", info.num_classes, dataset.num_classes),
             ("captions:", info.has_captions, dataset.has_captions),
-        ):
-            if was != now:
-                raise StudioError(f"{run.path}: was trained on {what} {was}, and the data has {now} now.", fix=fix)
+        )
+        for what, before, now in stated:
+            if before != now:
+                raise StudioError(f"{run.path}: was trained on {what} {before}, and the data has {now} now.", fix=fix)
 
 
 def _changed(

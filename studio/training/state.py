@@ -142,7 +142,7 @@ def restore_training(plugin: Plugin, saved: SavedState) -> None:
                     raise damaged(saved.path, where, f"is {float(value)}, not a number of steps")
 
 
-def put_back(saved: SavedState, name: str, load: Callable[[], None]) -> None:
+def put_back(saved: SavedState, name: str, load: Callable[[], object]) -> None:
     """Run `load` for a field of a checkpoint, with what goes wrong told by the field's name."""
     try:
         load()

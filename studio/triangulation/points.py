@@ -74,11 +74,11 @@ def triangulate(photos: PhotoStore) -> PointCloud:
     for index, matches in enumerate(found):
         if not matches:
             continue
-        corner, photo, counterpart, correlation = (torch.cat(column) for column in zip(*matches, strict=True))
+        corner, other_photo, counterpart, correlation = (torch.cat(column) for column in zip(*matches, strict=True))
         if least == 1:
             sure = correlation > _ALONE
-            corner, photo, counterpart = corner[sure], photo[sure], counterpart[sure]
-        chosen, places, distance = _agreed(features, index, corner, photo, counterpart, least)
+            corner, other_photo, counterpart = corner[sure], other_photo[sure], counterpart[sure]
+        chosen, places, distance = _agreed(features, index, corner, other_photo, counterpart, least)
         points.append(places)
         colors.append(features[index].colors[chosen])
         sizes.append(_CELL * distance * features[index].precision[chosen])
