@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     if folder.exists() and folder.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise StudioError(f"{folder}: is the folder to convert.", fix="Give another one with --output.")
     # Not moved at all, so that nothing has to be undone.
-    scene = load_scene(request.path, **{**request.reader.to_dict(), "normalize": "none"})
+    scene = load_scene(request.path, **{**request.reader.to_dict(), "normalize": "none", "double": True})
     notes = write_scene(scene, folder, request.to)
     for note in (*scene.notes, *notes):
         err().print(f"note: {note}", markup=False)

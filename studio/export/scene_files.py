@@ -79,6 +79,9 @@ def _write_transforms(scene: Scene, cameras: Sequence[Cameras], back: Similarity
         frames.append(entry if shared else {**entry, **lens})
         lists[frame.split].append(path)
     document: dict[str, Any] = {**shared, "frames": frames}
+    if lists["test"] and not lists["val"]:
+        # nerfstudio's `ns-train` asks for the list of val as soon as there is any list; held out is held out.
+        lists["val"] = lists["test"]
     document |= {key: lists[split] for split, key in _SPLIT_LISTS.items() if lists[split]}
     if scene.points is not None:
         write_point_cloud(folder / "points.ply", back.points(scene.points.xyz), scene.points.rgb)

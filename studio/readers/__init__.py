@@ -41,6 +41,7 @@ def load_scene(
     test_file: str | None = None,
     model: str | None = None,
     ignore_distortion: bool = False,
+    double: bool = False,
 ) -> Scene:
     """Read a folder of posed photos. No photo is decoded, only their sizes are looked up.
 
@@ -54,9 +55,11 @@ def load_scene(
         test_file: File that lists the test photos, such as ``transforms_test25.json``.
         model: Folder of the COLMAP model inside the scene folder, such as ``sparse/1``.
         ignore_distortion: Take photos of distorted perspective lenses as pinhole photos.
+        double: Leave cameras and points in float64, for files that are written rather than rendered: float32 has
+            steps of half a metre at map coordinates.
 
     Returns:
-        The scene; cameras and points are float32. `Scene.notes` tells what was noticed and decided.
+        The scene; cameras and points are float32 unless `double`. `Scene.notes` tells what was noticed and decided.
 
     Raises:
         StudioError: Bad input; one line that names the file, the field and the fix.
@@ -84,7 +87,7 @@ def load_scene(
     scene = normalize_scene(scene, normalize)
     if scene.bounds is None and scene.points is not None:
         scene = replace(scene, bounds=scene.points.bounds())
-    return _single_precision(scene)
+    return scene if double else _single_precision(scene)
 
 
 def _without_distortion(frame: Frame) -> Frame:

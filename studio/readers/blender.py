@@ -84,6 +84,7 @@ def read_split_files(
                 fix="Put the photos where file_path says, relative to this file.",
             )
         notes += absent_note(path.name, file.missing, total)
+        notes += file.notes
         files[split] = file
     notes += [f"photos are read from {new} instead of {old}" for old, new in finder.swapped.items()]
     frames, merged = merge_splits([frame for file in files.values() for frame in file.frames])

@@ -23,18 +23,20 @@ from studio.readers.colmap_model import (
     read_images,
     read_points,
 )
+from studio.readers.mask_files import MaskFolder
 from studio.readers.photo_files import (
     camera_for_photo,
     existing_photo,
-    find_mask,
     frame_name,
     images_folder,
     pose_tensor,
 )
+from studio.readers.photo_names import PhotoIndex, find_photos
+from studio.readers.point_files import read_ply
 from studio.readers.pose_checks import rigid_pose
 from studio.readers.registry import ReadOptions
 from studio.readers.splits import absent_note
-from studio.reading.files import is_folder, list_folder
+from studio.reading.files import is_file, is_folder, list_folder
 from studio.reading.limits import LARGEST_LENGTH, LARGEST_SIDE
 from studio.scene import Frame, PointCloud, Scene
 from studio.scene.decode import photo_size
@@ -88,7 +90,13 @@ class ColmapReader:
         photos = _photos_folder(root, options.images, images[0].name)
         if photos != root / "images" and options.images is None:
             notes.append(f"photos are read from {photos.name}, as there is no folder images")
-        masks = _masks_folder(root, options.masks)
+        masks = MaskFolder(root, options.masks)
+        found, name_notes = find_photos(
+            [image.name for image in images],
+            lambda name: existing_photo(photos / name, other_endings=True) if _stays_below(name) else None,
+            PhotoIndex(root, photos),
+        )
+        notes += name_notes
 
         frames: list[Frame] = []
         missing: list[str] = []
@@ -100,7 +108,7 @@ class ColmapReader:
                     fix="Export the model again.",
                 )
             pose = _pose(image, place)
-            photo = existing_photo(photos / image.name, other_endings=True)
+            photo = found.get(image.name)
             if photo is None:
                 missing.append(image.name)
                 continue
@@ -111,7 +119,7 @@ class ColmapReader:
                     image_path=photo,
                     camera=camera_for_photo(camera, photo_size(photo), photo, f"{camera_path.name}"),
                     split="train",
-                    mask_path=find_mask(masks, image.name) if masks else None,
+                    mask_path=masks.find(frame_name(photo, photos)),
                 )
             )
         if not frames:
@@ -120,8 +128,7 @@ class ColmapReader:
                 fix="Name the folder of the photos with --images.",
             )
         notes += absent_note(image_path.name, missing, len(images))
-        if masks:
-            notes.append(f"{sum(f.mask_path is not None for f in frames)} of {len(frames)} photos have a mask")
+        notes += masks.notes()
         return Scene(root.name, root, self.name, tuple(frames), read_model_points(folder), notes=tuple(notes))
 
 
@@ -129,7 +136,8 @@ def read_model_points(folder: Path) -> PointCloud | None:
     """The points of a COLMAP model as a point cloud; None where there are none."""
     path = model_file(folder, "points3D")
     if path is None:
-        return None
+        # 3DGS's own programs and others keep the points in this form.
+        return read_ply(folder / "points3D.ply") if is_file(folder / "points3D.ply") else None
     points: ColmapPoints = read_points(path)
     finite = (np.abs(points.xyz) <= LARGEST_LENGTH).all(axis=1)
     if not finite.any():
@@ -256,13 +264,9 @@ def _photos_folder(root: Path, wanted: str | None, first: str) -> Path:
         raise
 
 
-def _masks_folder(root: Path, wanted: str | None) -> Path | None:
-    folder = root / (wanted or "masks")
-    if is_folder(folder):
-        return folder
-    if wanted is not None:
-        raise StudioError(f"{folder}: there is no such folder of masks.", fix="Name it relative to the scene folder.")
-    return None
+def _stays_below(name: str) -> bool:
+    """Whether a name is one below a folder: joined to a folder, ``/00.png`` would lead to the root of the disk."""
+    return not Path(name).is_absolute()
 
 
 READER = ColmapReader()

@@ -13,6 +13,7 @@ from studio.cameras import Cameras
 from studio.errors import StudioError
 from studio.readers.colmap import lens_camera, read_model_points
 from studio.readers.colmap_model import model_file, read_cameras
+from studio.readers.mask_files import MaskFolder
 from studio.readers.photo_files import camera_for_photo, frame_name, images_folder, list_photos, pose_tensor
 from studio.readers.pose_checks import rigid_pose
 from studio.readers.registry import ReadOptions
@@ -63,6 +64,9 @@ class LlffReader:
                 f"photos of {folder.name} are smaller than the {stated[0]}x{stated[1]} that the poses state: "
                 "intrinsics are scaled"
             )
+        masks = MaskFolder(root, options.masks)
+        frames = tuple(replace(frame, mask_path=masks.find(frame_name(frame.image_path, folder))) for frame in frames)
+        notes += masks.notes()
         points = read_model_points(model) if model else None
         bounds = None if points is not None else _frustum_box(frames)
         return Scene(root.name, root, self.name, frames, points, bounds, notes=tuple(notes))

@@ -54,6 +54,8 @@ class PhotoFinder:
     def __init__(self, root: Path, images: str | None = None) -> None:
         self.root = root
         self._wanted = images_folder(root, images).relative_to(root).as_posix() if images is not None else None
+        self.folder = root / (self._wanted or "images")
+        """Where photos of other names are looked for first."""
         self._swaps: dict[str, str | None] = {}
         self.swapped: dict[str, str] = {}
         """Named folder -> folder that was read instead, for the notes."""
@@ -103,13 +105,6 @@ def existing_photo(path: Path, *, other_endings: bool = False) -> Path | None:
         candidates = [path.with_suffix(suffix) for suffix in _endings()]
     else:
         return None
-    return next((c for c in candidates if is_file(c)), None)
-
-
-def find_mask(folder: Path, name: str) -> Path | None:
-    """The mask of a photo in a folder of masks: ``photo.jpg.png`` (COLMAP's custom), ``photo.png`` or ``photo.jpg``."""
-    direct = folder / name
-    candidates = [direct.with_name(direct.name + ".png"), direct.with_suffix(".png"), direct]
     return next((c for c in candidates if is_file(c)), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,19 @@ from studio.reading.ply import read_ply_header, read_ply_vertices
 from studio.scene import PointCloud
 
 _FIX = "Replace the file or remove ply_file_path."
+_Y00 = 0.5 / math.sqrt(math.pi)
+"""The constant spherical harmonic; a Gaussian's base colour is 0.5 + _Y00 * f_dc."""
+
+_HARMONICS = ("f_dc_0", "f_dc_1", "f_dc_2")
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 
 
 def read_ply(path: Path) -> PointCloud:
     """Read the vertices of a PLY file (text or binary); without colours they are mid-grey.
 
-    Whole numbers as colours are 255ths (65535ths with 16 bits), others lie in [0, 1]. Vertices that are not finite are
-    left out.
+    Colours may be red, r or diffuse_red and so on, or the constant harmonics of Gaussians (f_dc_0 and so on). Whole
+    numbers as colours are 255ths (65535ths with 16 bits), others lie in [0, 1]. Vertices that are not finite are left
+    out.
 
     Raises:
         StudioError: The file is missing, damaged, or holds no points.
@@ -35,6 +41,9 @@ def read_ply(path: Path) -> PointCloud:
     if not usable.any():
         raise StudioError(f"{path}: the point cloud holds no points.", fix=_FIX)
     rgb: npt.NDArray[np.float32] = np.full(xyz.shape, 0.5, dtype=np.float32)
+    if set(_HARMONICS) <= set(names):  # Gaussians as points
+        with np.errstate(over="ignore", invalid="ignore"):
+            rgb = np.stack([_unit(0.5 + _Y00 * table[name].astype(np.float64)) for name in _HARMONICS], axis=1)
     for channels in _COLORS:
         if set(channels) <= set(names):
             rgb = np.stack([_unit(table[name]) for name in channels], axis=1)

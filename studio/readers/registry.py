@@ -25,7 +25,7 @@ class ReadOptions:
     images: str | None = None
     """Folder of the photos inside the scene folder, such as images_4; default: found by itself."""
     masks: str | None = None
-    """Folder of the masks inside the scene folder, for formats that do not name them (COLMAP, LLFF); default: masks."""
+    """Folder of the masks inside the scene folder, default: masks, for formats that do not name them (COLMAP, LLFF)."""
     test_file: str | None = None
     """Name of the file that lists the test photos, such as transforms_test25.json. Photos it names that are absent are
     then left out instead of being an error."""

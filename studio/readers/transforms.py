@@ -13,7 +13,8 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.readers.blender import READER as BLENDER
 from studio.readers.blender import read_split_files
-from studio.readers.photo_files import PhotoFinder
+from studio.readers.mask_files import MaskFolder
+from studio.readers.photo_files import PhotoFinder, frame_name
 from studio.readers.point_files import read_ply
 from studio.readers.registry import ReadOptions
 from studio.readers.splits import absent_note, merge_splits
@@ -75,14 +76,29 @@ def _read_single(root: Path, options: ReadOptions) -> tuple[tuple[Frame, ...], F
             fix="Put the photos where file_path says, relative to this file.",
         )
     frames, notes = _assign_splits(file, options)
+    if options.masks is not None:
+        frames, mask_notes = _masked(frames, MaskFolder(root, options.masks), finder)
+        notes += mask_notes
     if options.test_file is not None:
         test = read_transforms_file(root / options.test_file, finder, "test")
         notes += absent_note(options.test_file, test.missing, len(test.frames) + len(test.missing))
         frames += test.frames
     notes += absent_note(path.name, file.missing, total)
+    notes += file.notes
     notes += [f"photos are read from {new} instead of {old}" for old, new in finder.swapped.items()]
     merged, merge_notes = merge_splits(frames)
     return merged, file.fields, notes + merge_notes
+
+
+def _masked(frames: tuple[Frame, ...], masks: MaskFolder, finder: PhotoFinder) -> tuple[tuple[Frame, ...], list[str]]:
+    """Masks of a folder for the frames that name none."""
+    found = tuple(
+        frame
+        if frame.mask_path is not None
+        else replace(frame, mask_path=masks.find(frame_name(frame.image_path, finder.folder)))
+        for frame in frames
+    )
+    return found, masks.notes()
 
 
 def _assign_splits(file: TransformsFile, options: ReadOptions) -> tuple[tuple[Frame, ...], list[str]]:

@@ -19,6 +19,7 @@ from studio.cameras import CameraModel, Cameras
 from studio.cameras.poses import flip_opengl
 from studio.errors import StudioError
 from studio.readers.photo_files import PhotoFinder, camera_for_photo, frame_name, pose_tensor
+from studio.readers.photo_names import PhotoIndex, find_photos
 from studio.readers.pose_checks import rigid_pose
 from studio.reading.fields import Fields
 from studio.reading.files import is_file
@@ -65,6 +66,8 @@ class TransformsFile:
     """``file_path`` of each frame whose photo is absent."""
     named: tuple[str, ...]
     """``file_path`` of each of `frames`."""
+    notes: tuple[str, ...] = ()
+    """Photos that were found under other names only."""
 
 
 def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train") -> TransformsFile:
@@ -79,7 +82,11 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
     frames: dict[str, Frame] = {}
     named: list[str] = []
     missing: list[str] = []
-    for i, values in enumerate(document.items("frames")):
+    entries = document.items("frames")
+    listed = [each.get("file_path") for each in entries if isinstance(each, dict)]
+    index = PhotoIndex(finder.root, finder.folder)
+    photos, notes = find_photos([name for name in listed if isinstance(name, str)], finder.find, index)
+    for i, values in enumerate(entries):
         if not isinstance(values, dict):
             raise StudioError(
                 f"{path}: frames[{i}] must be an object with file_path and transform_matrix.", fix="Correct the frame."
@@ -92,7 +99,7 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
             )
         # Checked for absent photos too: a broken pose is a broken file, whichever photos were copied.
         pose = rigid_pose(values["transform_matrix"], fields.place("transform_matrix"), allow_scale=True)
-        photo = finder.find(name)
+        photo = photos.get(name)
         if photo is None:
             missing.append(name)
             continue
@@ -112,7 +119,8 @@ def read_transforms_file(path: Path, finder: PhotoFinder, split: Split = "train"
             )
         frames[frame.name] = frame
         named.append(name)
-    return TransformsFile(path, document, tuple(frames.values()), tuple(missing), tuple(named))
+    found_otherwise = tuple(f"{path.name}: {note}" for note in notes)
+    return TransformsFile(path, document, tuple(frames.values()), tuple(missing), tuple(named), found_otherwise)
 
 
 def _mask(fields: Fields, root: Path) -> Path | None:
