@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from studio.export.exporter import Exporter
     from studio.export.gaussians import GaussianCloud
     from studio.export.splat_page import PageView
-    from studio.scene.normalize import scene_vertical
     from studio.training.loaded import LoadedRun
 
 Box = tuple[float, float, float, float, float, float]
@@ -195,6 +194,7 @@ def _first_view(run: LoadedRun) -> PageView | None:
 
     from studio.cameras import Similarity, orbit_of
     from studio.export.splat_page import PageView
+    from studio.scene.normalize import scene_vertical
 
     photos = run.cameras("train")
     if photos.model != "pinhole":

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from studio.reading.files import is_file
 from studio.scene.decode import PHOTO_SUFFIXES
 
 _MOST_FILES = 200_000
@@ -49,7 +50,7 @@ class PhotoIndex:
             found = [each for each in found if each[1].is_relative_to(self._first)] or found
         shared = [_shared_end(wanted, parts) for parts, _ in found]
         best = [path for count, (_, path) in zip(shared, found, strict=True) if count == max(shared)]
-        return best[0] if len(best) == 1 else None
+        return best[0] if len(best) == 1 and is_file(best[0]) else None
 
     def _listed(self) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
         files: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)

@@ -28,7 +28,9 @@ MakeScene = Callable[..., Scene]
 LEAVES = ("means", "quats", "scales", "opacities", "colors", "backgrounds", "viewmats")
 
 # Of the largest entry. gsplat computes with fast approximations of exp and log.
-IMAGE_TOLERANCE = {"cpu": 5e-6, "cuda": 1e-4}
+# On a CPU, u = sqrt(-A) column + s of an exponent L - u² is rounded as s is: for a needle of 0.55 pixels' standard
+# deviation (eps2d 0.3) |s| reaches 16, so u is off by 1e-6 and, where alpha is still large (u < 2), alpha by 6e-6.
+IMAGE_TOLERANCE = {"cpu": 8e-6, "cuda": 1e-4}
 GRADIENT_TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
 
 

@@ -110,7 +110,7 @@ def test_the_clock_starts_with_the_process(monkeypatch: pytest.MonkeyPatch) -> N
     code += "print(time.perf_counter() - process_start())"
     age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     assert age > 0.3
-    monkeypatch.setattr(clock.Path, "read_text", lambda self: "no such file here")
+    monkeypatch.setattr(clock.Path, "read_text", lambda self, **_: "no such file here")
     now = time.perf_counter()
     assert clock.process_start() >= now
 
