@@ -238,10 +238,11 @@ def test_pose_refinement_finds_a_disturbed_camera() -> None:
     turn[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     turn[:3, 3] = torch.tensor([0.02, -0.01, 0.01])
     disturbed = true @ turn
-    engine = CpuEngine(SplatConfig(pose_refinement=True), 3)
+    # Narrow Gaussians: those that are drawn wider have less of a slope to go down.
+    engine = CpuEngine(SplatConfig(pose_refinement=True, eps2d=0.1), 3)
     engine.load(params)
     target = make_target(params, 1, disturbed)
-    losses = [float(engine.step(target, step_options(rates=STILL))["loss"]) for _ in range(400)]
+    losses = [float(engine.step(target, step_options(rates=STILL))["loss"]) for _ in range(250)]
     assert losses[-1] < 0.3 * losses[0]
     corrected = engine.state()["poses"]["values"][1] @ torch.linalg.inv(true)
     wanted = torch.linalg.inv(disturbed)
