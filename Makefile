@@ -49,8 +49,8 @@ test: $(VENV)/.installed-dev ## Run the tests
 SEED ?= 17
 
 test-hard: $(VENV)/.installed-dev ## The tests in random order, another time zone and locale, read-only home, no network
-	scripts/hard_conditions.sh $(python) -m pytest -p randomly -p no:cacheprovider \
-		$(if $(filter random,$(SEED)),,--randomly-seed=$(SEED)) -rs $(PYTEST_ARGS)
+	scripts/hard_conditions.sh $(MAKE) test PYTEST_ARGS="-p randomly -p no:cacheprovider \
+		$(if $(filter random,$(SEED)),,--randomly-seed=$(SEED)) -rs $(PYTEST_ARGS)"
 
 test-busy: $(VENV)/.installed-dev ## What waits for others (viewer, devices, training), on one core that others use too
 	scripts/busy_core.sh $(python) -m pytest -p no:cacheprovider \
