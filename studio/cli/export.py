@@ -176,6 +176,8 @@ def _export_splats(
     from studio.export.splat_selection import SplatSelection
 
     selection = SplatSelection(_box(request), request.min_opacity, request.sh_degree, request.max_gaussians)
+    for note in cloud.notes:
+        err().print(f"note: {note}", markup=False)
     before = len(cloud)
     cloud = selection.apply(cloud)
     if view is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import re
 
@@ -16,6 +18,12 @@ from studio.reading.ply import PlyElement, PlyHeader, read_ply_header, read_ply_
 _ROWS_AT_ONCE = 1 << 16
 _MARK = "SplatRenderMode: mip"
 """Comment of Gaussians that were trained with Mip-Splatting's filter on screen."""
+_THICKNESS = 1e-6
+"""Standard deviation of a flat Gaussian across, as SuperSplat reads it."""
+
+_MOST_BAD = 0.01
+"""Share of Gaussians that may have values that are not numbers."""
+
 _REST_TO_DEGREE = {3 * ((degree + 1) ** 2 - 1): degree for degree in range(5)}
 
 
@@ -77,8 +85,10 @@ def write_gaussian_ply(path: str | os.PathLike[str], cloud: GaussianCloud) -> No
 def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     """Read a splat PLY: ASCII or binary, any order of properties, with or without normals, degree 0 to 4.
 
-    Properties that are not part of a splat are ignored. Doubles are rounded to float32. The comment
-    'SplatRenderMode: mip' marks anti-aliased Gaussians.
+    Flat Gaussians (2DGS, without `scale_2`) get a third axis of a millionth. Mip-Splatting's `filter_3D` goes into
+    scales and opacities. Up to one Gaussian in a hundred with values that are not numbers is left out. All this stands
+    in the cloud's notes. Other properties that are not part of a splat are ignored. Doubles are rounded to float32. The
+    comment 'SplatRenderMode: mip' marks anti-aliased Gaussians.
 
     Raises:
         StudioError: No PLY, no splat, compressed, truncated, or with values that are not numbers; names the file and
@@ -89,9 +99,45 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     table = read_ply_vertices(header)
     vertex = header.element("vertex")
     assert vertex is not None  # read_ply_vertices has raised otherwise
-    degree = _degree(header, vertex)
+    flat = _is_flat(vertex)
+    degree = _degree(header, vertex, flat)
+    columns = _Columns(header, table)
+    rest = columns.read([f"f_rest_{i}" for i in range(3 * ((degree + 1) ** 2 - 1))])
+    constant = columns.read([f"f_dc_{i}" for i in range(3)])
+    log_scales = columns.read([f"scale_{i}" for i in range(2 if flat else 3)])
+    logits = columns.read(["opacity"])[:, 0]
+    notes = []
+    if flat:
+        log_scales = torch.cat([log_scales, torch.full_like(log_scales[:, :1], math.log(_THICKNESS))], dim=1)
+        notes.append("the Gaussians are flat (2DGS): their third axis gets a standard deviation of a millionth")
+    if "filter_3D" in vertex.names:
+        log_scales, logits = _fused(log_scales, logits, columns.read(["filter_3D"]))
+        notes.append("Mip-Splatting's filter_3D is put into scales and opacities")
+    cloud = GaussianCloud(
+        means=columns.read(["x", "y", "z"]),
+        quats=columns.read([f"rot_{i}" for i in range(4)]),
+        log_scales=log_scales,
+        logit_opacities=logits,
+        sh=torch.cat([constant[:, None], rest.view(len(table), 3, (degree + 1) ** 2 - 1).transpose(1, 2)], dim=1),
+        antialiased=is_marked(header),
+    )
+    if columns.bad.any():
+        count = int(columns.bad.sum())
+        notes.insert(0, f"{count:,} of {len(table):,} Gaussians have values that are no numbers: left out")
+        cloud = cloud.select(torch.from_numpy(~columns.bad))
+    return dataclasses.replace(cloud, notes=tuple(notes))
 
-    def columns(names: list[str]) -> torch.Tensor:
+
+class _Columns:
+    """Reads properties, and keeps in mind which Gaussians have values that are not numbers."""
+
+    def __init__(self, header: PlyHeader, table: np.ndarray) -> None:
+        self.bad = np.zeros(len(table), bool)
+        self._header, self._table = header, table
+
+    def read(self, names: list[str]) -> torch.Tensor:
+        """Columns (n, names) as float32."""
+        table = self._table
         values = np.empty((len(table), len(names)), np.float32)
         for i, name in enumerate(names):
             # Doubles beyond the range of float32 become infinite, which is told below.
@@ -99,24 +145,26 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianCloud:
                 values[:, i] = table[name]
             # Infinite scales and opacities are how exact 0 and 1 look before activation; others have no meaning.
             bad = np.isnan(values[:, i]) if name.startswith(("opacity", "scale_")) else ~np.isfinite(values[:, i])
-            if bad.any():
+            self.bad |= bad
+            if self.bad.sum() > _MOST_BAD * len(table):
                 raise StudioError(
-                    f"{header.path}: the property '{name}' is not a number for {int(bad.sum()):,} of {len(table):,} "
-                    f"Gaussians (first: {int(bad.argmax())}).",
+                    f"{self._header.path}: the property '{name}' is not a number for {int(bad.sum()):,} of "
+                    f"{len(table):,} Gaussians (first: {int(bad.argmax())}).",
                     fix="Export it again, or remove these Gaussians in a splat editor.",
                 )
         return torch.from_numpy(values)
 
-    rest = columns([f"f_rest_{i}" for i in range(3 * ((degree + 1) ** 2 - 1))])
-    constant = columns([f"f_dc_{i}" for i in range(3)])
-    return GaussianCloud(
-        means=columns(["x", "y", "z"]),
-        quats=columns([f"rot_{i}" for i in range(4)]),
-        log_scales=columns([f"scale_{i}" for i in range(3)]),
-        logit_opacities=columns(["opacity"])[:, 0],
-        sh=torch.cat([constant[:, None], rest.view(len(table), 3, (degree + 1) ** 2 - 1).transpose(1, 2)], dim=1),
-        antialiased=is_marked(header),
-    )
+
+def _is_flat(vertex: PlyElement) -> bool:
+    return {"scale_0", "scale_1"} <= set(vertex.names) and "scale_2" not in vertex.names
+
+
+def _fused(log_scales: torch.Tensor, logits: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mip-Splatting's 3D smoothing filter (Yu et al. 2023, equation 9): s' = sqrt(s² + f²), o' = o prod(s / s')."""
+    scales = log_scales.double().exp()
+    smoothed = (scales.square() + size.double().square()).sqrt()
+    opacities = logits.double().sigmoid() * (scales / smoothed).prod(dim=1)
+    return smoothed.log().float(), torch.logit(opacities).float()
 
 
 def _refuse_other_kinds(header: PlyHeader) -> None:
@@ -135,10 +183,10 @@ def _refuse_other_kinds(header: PlyHeader) -> None:
         )
 
 
-def _degree(header: PlyHeader, vertex: PlyElement) -> int:
+def _degree(header: PlyHeader, vertex: PlyElement, flat: bool) -> int:
     names = set(vertex.names)
     for name in gaussian_ply_properties(0):
-        if name not in names and name not in ("nx", "ny", "nz"):
+        if name not in names and name not in ("nx", "ny", "nz", *(["scale_2"] if flat else [])):
             raise StudioError(
                 f"{header.path}: the property '{name}' is missing, which a Gaussian splat needs.",
                 fix="Export it again as a 3D Gaussian splat PLY.",

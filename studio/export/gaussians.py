@@ -35,6 +35,8 @@ class GaussianCloud:
     antialiased: bool = False
     """Whether they are to be drawn with the total opacity kept when dilated on screen (Mip-Splatting, Yu et al. 2023),
     which they were then trained with. PLY, SPZ and SOG carry this mark."""
+    notes: tuple[str, ...] = ()
+    """What reading a file decided that its user should know, one line each."""
 
     def __post_init__(self) -> None:
         count = self.means.shape[0]
@@ -94,7 +96,7 @@ class GaussianCloud:
     def select(self, index: Tensor) -> GaussianCloud:
         """The Gaussians at `index`: a bool mask, or positions in the wanted order."""
         rows = {name: values[index] for name, values in self.tensors().items()}
-        return GaussianCloud(**rows, antialiased=self.antialiased)
+        return dataclasses.replace(self, **rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that each Gaussian has a row of, by name."""

@@ -264,10 +264,13 @@ class _Folder:
 class _Zip:
     def __init__(self, path: Path, archive: Archive) -> None:
         self._path, self._archive = path, archive
+        # Where the one scene of the archive lies; other programs pack its folder with it.
+        metas = [name for name, _ in archive.entries() if name.rpartition("/")[2] == _META]
+        self._folder = metas[0][: -len(_META)] if len(metas) == 1 else ""
 
     def read(self, name: str, most: int) -> bytes:
         try:
-            return self._archive.read(name, most)
+            return self._archive.read(self._folder + name, most)
         except KeyError:
             raise StudioError(
                 f"{self._path / name}: is not in the archive.", fix="Name a .sog file, or a whole scene."

@@ -16,10 +16,9 @@ from studio.reading.limits import LARGEST_HEADER, MOST_PROPERTIES
 _SCALARS = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
+    "double": "f8", "float64": "f8", "half": "f2", "float16": "f2",
 }  # fmt: skip
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_LONGEST_LINE = 4096
 _MOST_ROWS = 10**15
 
 
@@ -136,7 +135,7 @@ def _parse_header(path: Path, file: IO[bytes]) -> PlyHeader:
     number = 1
     properties = 0
     while file.tell() < LARGEST_HEADER:
-        raw = file.readline(_LONGEST_LINE)
+        raw = file.readline(LARGEST_HEADER)
         number += 1
         if not raw.endswith(b"\n"):
             break

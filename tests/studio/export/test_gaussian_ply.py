@@ -256,3 +256,59 @@ def test_trimesh_sees_the_points(tmp_path: Path) -> None:
     cloud = make_cloud(6, 1)
     write_gaussian_ply(tmp_path / "x.ply", cloud)
     np.testing.assert_array_equal(np.float32(trimesh.load(tmp_path / "x.ply").vertices), cloud.means)
+
+
+def test_flat_gaussians_get_a_thin_third_axis(tmp_path: Path) -> None:
+    path = tmp_path / "flat.ply"
+    write_rows(path, {**splat_columns(3), "scale_2": None})
+    cloud = read_gaussian_ply(path)
+    torch.testing.assert_close(cloud.log_scales[:, 2], torch.full((3,), math.log(1e-6)))
+    assert "flat (2DGS)" in cloud.notes[0]
+
+
+def test_the_filter_of_mip_splatting_is_fused(tmp_path: Path) -> None:
+    """s' = sqrt(s² + f²), o' = o prod(s / s'), by hand for one Gaussian."""
+    path = tmp_path / "mip.ply"
+    columns = {f"scale_{i}": np.log([s]) for i, s in enumerate((0.03, 0.04, 0.12))}
+    write_rows(path, {**splat_columns(1), **columns, "opacity": np.zeros(1), "filter_3D": np.full(1, 0.05)})
+    cloud = read_gaussian_ply(path)
+    smoothed = [math.hypot(s, 0.05) for s in (0.03, 0.04, 0.12)]
+    torch.testing.assert_close(cloud.log_scales.exp()[0], torch.tensor(smoothed))
+    opacity = 0.5 * math.prod(s / t for s, t in zip((0.03, 0.04, 0.12), smoothed, strict=True))
+    assert float(cloud.logit_opacities.sigmoid()) == pytest.approx(opacity)
+    assert "filter_3D" in cloud.notes[0]
+
+
+def test_a_few_rows_of_no_numbers_are_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "nan.ply"
+    columns = splat_columns(200)
+    columns["x"][3] = np.nan
+    columns["opacity"][5] = np.nan
+    write_rows(path, columns)
+    cloud = read_gaussian_ply(path)
+    assert len(cloud) == 198
+    assert cloud.notes == ("2 of 200 Gaussians have values that are no numbers: left out",)
+    np.testing.assert_array_equal(cloud.means[3:5, 0].numpy(), columns["x"][[4, 6]].astype(np.float32))
+
+
+def test_half_floats_and_long_comments(tmp_path: Path) -> None:
+    path = tmp_path / "half.ply"
+    columns = splat_columns(5)
+    write_rows(path, columns, kind="half", comment="x" * 9000)
+    cloud = read_gaussian_ply(path)
+    np.testing.assert_array_equal(cloud.means[:, 1].numpy(), columns["y"].astype(np.float16).astype(np.float32))
+    assert cloud.notes == ()
+
+
+def splat_columns(count: int) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {name: random.normal(size=count) for name in gaussian_ply_properties(0) if not name.startswith("n")}
+
+
+def write_rows(path: Path, columns: dict[str, Any], kind: str = "float", comment: str = "a test") -> None:
+    columns = {name: values for name, values in columns.items() if values is not None}
+    count = len(columns["x"])
+    header = ["ply", "format binary_little_endian 1.0", f"comment {comment}", f"element vertex {count}"]
+    header += [*(f"property {kind} {name}" for name in columns), "end_header", ""]
+    table = np.stack(list(columns.values()), axis=1).astype("<f2" if kind == "half" else "<f4")
+    path.write_bytes("\n".join(header).encode() + table.tobytes())
