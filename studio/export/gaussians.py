@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -95,7 +96,7 @@ class GaussianCloud:
 
     def select(self, index: Tensor) -> GaussianCloud:
         """The Gaussians at `index`: a bool mask, or positions in the wanted order."""
-        rows = {name: values[index] for name, values in self.tensors().items()}
+        rows: dict[str, Any] = {name: values[index] for name, values in self.tensors().items()}
         return dataclasses.replace(self, **rows)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_elements_before_the_vertices_are_skipped(tmp_path: Path) -> None:
     assert_equal(read_gaussian_ply(path), cloud)
 
 
-@pytest.mark.parametrize("name", ["x", "f_dc_1", "opacity", "scale_2", "rot_3", "f_rest_4"])
+@pytest.mark.parametrize("name", ["x", "f_dc_1", "opacity", "scale_1", "rot_3", "f_rest_4"])
 def test_a_missing_property_is_named(tmp_path: Path, name: str) -> None:
     table = as_table(make_cloud(2, 1))
     del table[name]

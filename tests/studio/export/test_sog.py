@@ -87,6 +87,16 @@ def write_zip(path: Path, meta: Any, files: dict[str, bytes]) -> Path:
     return path
 
 
+def test_a_scene_in_a_folder_of_its_zip(tmp_path: Path) -> None:
+    meta, files = scene(2, 1)
+    with zipfile.ZipFile(tmp_path / "x.sog", "w") as archive:
+        archive.writestr("scene/meta.json", json.dumps(meta))
+        for name, data in files.items():
+            archive.writestr(f"scene/{name}", data)
+    inside = read_sog(tmp_path / "x.sog")
+    assert torch.equal(inside.means, read_sog(write(tmp_path / "scene", meta, files)).means)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_every_value_by_its_formula(tmp_path: Path, version: int, degree: int) -> None:
