@@ -71,7 +71,7 @@ def main(argv: Sequence[str], started: float) -> int:
 def _is_dataset(text: str) -> bool:
     """Posed photos are folders with a file of cameras, or a .json file; everything else is a data set."""
     from studio.datasets import holds_samples, is_generated
-    from studio.readers.detect import detect_reader
+    from studio.readers.detect import detect_reader, holds_scene_files
 
     path = Path(text).expanduser()
     if is_generated(text):
@@ -80,7 +80,8 @@ def _is_dataset(text: str) -> bool:
         try:
             detect_reader(path)
         except StudioError:
-            return holds_samples(path)
+            # What is wrong with a scene is told by its readers.
+            return holds_samples(path) and not holds_scene_files(path)
         return False
     return is_file(path) and path.suffix != ".json"
 

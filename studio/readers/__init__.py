@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from studio.readers.registry import Reader, ReaderFamily, ReadOptions, get_reade
 from studio.reading.files import is_file, is_folder
 from studio.reading.neighbours import meant
 from studio.scene import Frame, PointCloud, Scene, normalize_scene
+from studio.scene.decode import VIDEO_SUFFIXES
 from studio.scene.normalize import NormalizeMethod
 
 __all__ = [
@@ -67,6 +69,12 @@ def load_scene(
     root, file = Path(path).expanduser(), None
     if root.suffix.lower() == ".json" and is_file(root):
         root, file, format = root.parent, root.name, format or "transforms"
+    if root.suffix.lower() in VIDEO_SUFFIXES and is_file(root):
+        scene = shlex.quote(root.stem + "-scene")
+        raise StudioError(
+            f"{root}: is a video, which has no poses.",
+            fix=f"Find them: studio data process {shlex.quote(str(root))} --output {scene}",
+        )
     if not is_folder(root):
         raise StudioError(
             f"{root}: {'is a file, not a folder' if is_file(root) else 'there is no such folder'}.",

@@ -27,12 +27,12 @@ from studio.reconstruction.photos import (
 )
 from studio.reconstruction.report import FILE, ProcessReport, judge_photos, summarize_reasons
 from studio.reconstruction.video_frames import (
-    VIDEO_SUFFIXES,
     choose_frames,
     count_frames,
     frame_sharpness,
     write_frames,
 )
+from studio.scene.decode import VIDEO_SUFFIXES
 
 _BATCH = 4
 """Photos or pairs a thread, between two steps of a progress bar: each call opens the database anew."""

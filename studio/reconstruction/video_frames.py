@@ -14,9 +14,6 @@ import numpy.typing as npt
 
 from studio.errors import StudioError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".gif")
-"""File name endings that count as videos."""
-
 _SIDE = 640
 """Frames are judged at this width and height: large enough for the blur that matters, quick to look at."""
 _EACH_FRAME = ("-fps_mode", "passthrough")

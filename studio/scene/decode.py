@@ -18,6 +18,9 @@ from studio.reading.pictures import grey_values, is_transparent, opened_picture
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """File name endings that count as photos, in the order in which they are tried."""
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".gif")
+"""File name endings that count as videos."""
+
 
 def photo_size(path: Path) -> tuple[int, int]:
     """``(width, height)`` in pixels from the file's header; nothing is decoded.

@@ -265,3 +265,31 @@ def test_a_family_of_readers_is_only_asked_for_by_name(
     ):
         with pytest.raises(StudioError, match=message):
             load_scene(tiny_scene, format=name)
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        (["a.jpg", "b.JPG"], r"has 2 photos, but no poses.*Find them: studio data process .* --output photos-scene"),
+        (["images/a.png"], r"has 1 photos, but no poses of their cameras\. Find them: studio data process"),
+        (
+            ["IMG_1.HEIC", "IMG_2.HEIC"],
+            r"has 2 photos in HEIC, which the studio does not read.*JPEG or PNG, then: studio",
+        ),
+        (["a.jpg", "sparse/0/cameras.txt"], "sparse/0 is a COLMAP model without images"),
+        (["notes.txt"], "not a scene in any known format"),
+    ],
+)
+def test_photos_without_poses_name_the_command_that_finds_them(tmp_path, files, match):
+    for name in files:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with pytest.raises(StudioError, match=match):
+        load_scene(tmp_path / "photos")
+
+
+def test_a_video_names_the_command_that_finds_poses(tmp_path):
+    (tmp_path / "my clip.MP4").write_bytes(b"x")
+    with pytest.raises(StudioError, match=r"is a video.*studio data process '.*my clip.MP4' --output 'my clip-scene'"):
+        load_scene(tmp_path / "my clip.MP4")
