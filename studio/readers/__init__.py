@@ -70,10 +70,10 @@ def load_scene(
     if root.suffix.lower() == ".json" and is_file(root):
         root, file, format = root.parent, root.name, format or "transforms"
     if root.suffix.lower() in VIDEO_SUFFIXES and is_file(root):
-        scene = shlex.quote(root.stem + "-scene")
+        folder = shlex.quote(root.stem + "-scene")
         raise StudioError(
             f"{root}: is a video, which has no poses.",
-            fix=f"Find them: studio data process {shlex.quote(str(root))} --output {scene}",
+            fix=f"Find them: studio data process {shlex.quote(str(root))} --output {folder}",
         )
     if not is_folder(root):
         raise StudioError(
