@@ -65,7 +65,7 @@ PROTOCOL = (
     "float operations a second over the speed of a float32 matrix product with the same threads, the faster of torch's "
     "and NumPy's, measured beside it; counted is what blending each pixel of a tile with each splat of its list takes, "
     "over the lists really processed (kernel_operations.py). The kernels pass over rows of a tile that a splat cannot "
-    "reach, so they execute fewer: 'executed_share' counts those only. 'target' is the processor that kernels were "
+    "reach, so they execute fewer: 'executed_share' counts those only. 'compiled_for' is the processor that kernels were "
     "compiled for; where it lacks AVX-512, the matrix products do without too. The file has the share of the FMA peak. "
     "Seed 0."
 )
@@ -104,7 +104,7 @@ def main() -> None:
     )
     if arguments.keep and report.file.is_file():
         old = json.loads(report.file.read_text(encoding="utf-8"))["rows"]
-        report.rows += [row for row in old if row.get("target") != _target()]
+        report.rows += [row for row in old if row.get("compiled_for") != _target()]
     with tempfile.TemporaryDirectory() as scratch:
         options = TrainOptions(
             output=Path(scratch),
@@ -155,7 +155,12 @@ def _train_rows(report: Report, job: Prepared, arguments: argparse.Namespace) ->
         threads = set_threads(count)
         torch.set_num_threads(threads)
         clock = arguments.clock
-        row: dict[str, Any] = {"target": _target(), "scene": "lego", "gaussians": engine.count, "threads": threads}
+        row: dict[str, Any] = {
+            "compiled_for": _target(),
+            "scene": "lego",
+            "gaussians": engine.count,
+            "threads": threads,
+        }
         row.update(_stages(job, engine, arguments.views, measure_peaks(threads, clock), clock))
         row["iteration"] = _iterations(job, arguments.views, clock)
         for size in arguments.render_sizes:
@@ -188,7 +193,7 @@ def _render_rows(
     for count in arguments.threads or [None]:
         threads = set_threads(count)
         torch.set_num_threads(threads)
-        row: dict[str, Any] = {"target": _target(), "scene": scene, "gaussians": engine.count, "threads": threads}
+        row: dict[str, Any] = {"compiled_for": _target(), "scene": scene, "gaussians": engine.count, "threads": threads}
         for size in sizes or arguments.render_sizes:
             name = "render" if size is None else f"render_{size}"
             row[name] = _renders(engine, cameras, size, min(arguments.views, 20), arguments.clock)

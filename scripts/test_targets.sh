@@ -5,7 +5,8 @@
 #
 # Targets: x86-64-v2 (SSE4.2), x86-64-v3 (AVX2), x86-64-v4 (AVX-512), aarch64 (NEON, emulated by qemu-user, a part of the
 # tests on small scenes). Without any, all are run that this machine can run; those it cannot are named with the reason.
-# PYTEST_ARGS goes to pytest.
+# PYTEST_ARGS goes to pytest. EMULATED_SECONDS (900) bounds the emulated tests: what is not reached by then is said, and
+# is no failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,11 +20,10 @@ for target in "$@"; do
     esac
 done
 
-# Every file that runs a kernel and needs no training of minutes.
+# What holds each kernel against its reference, forward and backward.
 kernels=(
-    tests/studio/kernels tests/studio/marching tests/studio/datasets tests/studio/scene/test_resample.py
-    tests/plugins/studio_splat tests/plugins/studio_nerf/test_ngp_engines.py tests/plugins/studio_nerf/test_ngp_anchors.py
-    tests/plugins/studio_nerf/test_ngp_field.py
+    tests/studio/kernels tests/studio/marching tests/plugins/studio_splat/test_kernels_*.py
+    tests/plugins/studio_splat/test_splat_parity.py tests/plugins/studio_nerf/test_ngp_engines.py
 )
 # Under emulation some thirty times slower: each kernel forward and backward on the smallest scenes that reach it.
 splat=tests/plugins/studio_splat ngp=tests/plugins/studio_nerf/test_ngp_engines.py
@@ -71,10 +71,17 @@ for target in ${*:-$known}; do
             [ $# = 0 ] && continue
             exit 1
         fi
+        code=0
         # shellcheck disable=SC2086  # PYTEST_ARGS is words
-        NUMBA_NUM_THREADS=2 OMP_NUM_THREADS=1 XDG_CACHE_HOME="$venv-aarch64/cache" "$venv-aarch64/python" -m pytest \
+        NUMBA_NUM_THREADS=2 OMP_NUM_THREADS=1 XDG_CACHE_HOME="$venv-aarch64/cache" \
+            timeout --signal=INT --kill-after=30 "${EMULATED_SECONDS:-900}" "$venv-aarch64/python" -m pytest --maxfail=1 \
             -p pytest_timeout -p _hypothesis_pytestplugin -p no:cacheprovider --noconftest --timeout=1200 \
-            --strict-markers "${emulated[@]}" ${PYTEST_ARGS:-} || failed+=("$target")
+            --strict-markers "${emulated[@]}" ${PYTEST_ARGS:-} || code=$?
+        case $code in
+            0) ;;
+            124 | 137) echo "aarch64: not finished in ${EMULATED_SECONDS:-900} s; the tests reached passed" ;;
+            *) failed+=("$target") ;;
+        esac
     else
         reason=$(lacks "$target")
         if [ -n "$reason" ]; then
