@@ -65,9 +65,9 @@ PROTOCOL = (
     "float operations a second over the speed of a float32 matrix product with the same threads, the faster of torch's "
     "and NumPy's, measured beside it; counted is what blending each pixel of a tile with each splat of its list takes, "
     "over the lists really processed (kernel_operations.py). The kernels pass over rows of a tile that a splat cannot "
-    "reach, so they execute fewer: 'executed_share' counts those only. 'compiled_for' is the processor that kernels were "
-    "compiled for; where it lacks AVX-512, the matrix products do without too. The file has the share of the FMA peak. "
-    "Seed 0."
+    "reach, so they execute fewer: 'executed_share' counts those only. 'compiled_for' is the processor that kernels "
+    "were compiled for; where it lacks AVX-512, the matrix products do without too. The file has the share "
+    "of the FMA peak. Seed 0."
 )
 
 
