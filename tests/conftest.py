@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 
 # As the command line does: threads that wait for others by spinning keep them from running on a busy machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+# Jobs in the background of a shell, or under nohup, begin with these ignored; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _give_a_cache() -> None:
