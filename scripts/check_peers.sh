@@ -5,7 +5,7 @@
 #
 # The newest versions of them are taken, so that a change of theirs is seen; what was compared with is listed at the
 # end. About 1.3 GB. npm brings two of them; without it their tests are left out, and that is said.
-# PYTHON=/path/to/python chooses the interpreter.
+# PYTHON=/path/to/python chooses the interpreter. Ends with code 3 where they cannot be installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ peers=(opencv-python-headless pycolmap scikit-image torchmetrics torch-fidelity 
 node=(@playcanvas/splat-transform gltf-validator)
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-if ! [ -e "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || [ "$0" -nt "$venv/.installed" ]; then
+if [ "${2:-}" = --install ]; then
     scripts/install.sh "$venv"
     echo "Installing the peers"
     torch=$("$venv/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))')
@@ -29,6 +29,11 @@ if ! [ -e "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || 
         npm install --prefix "$venv/node" --ignore-scripts --silent "${node[@]}"
     fi
     touch "$venv/.installed"
+    exit
+fi
+if ! [ -e "$venv/.installed" ] || [ constraints.txt -nt "$venv/.installed" ] || [ "$0" -nt "$venv/.installed" ]; then
+    # A process of its own, which stops at its first failure.
+    timeout 900 bash "$0" "$1" --install || { echo "The peers cannot be installed: nothing was compared" >&2; exit 3; }
 fi
 
 left_out=()
@@ -38,5 +43,5 @@ if ! [ -d "$venv/node/node_modules" ] || ! command -v node >/dev/null; then
 fi
 STUDIO_PEERS=1 NPM_PEERS="$venv/node" "$venv/bin/python" -m pytest tests/peers -o addopts="-q --strict-markers --import-mode=importlib" \
     -p no:cacheprovider --disable-warnings "${left_out[@]}"
-echo "compared with: $("${pip[@]}" list --format freeze | grep -iE '^(torch|gsplat|nerfacc|opencv|pycolmap|scikit-image|torchmetrics|torch-fidelity|diffusers|transformers)' | paste -sd' ')"
+echo "compared with: $("$venv/bin/python" -m pip --disable-pip-version-check list --format freeze | grep -iE '^(torch|gsplat|nerfacc|opencv|pycolmap|scikit-image|torchmetrics|torch-fidelity|diffusers|transformers)' | paste -sd' ')"
 [ ${#left_out[@]} -gt 0 ] || npm ls --prefix "$venv/node" --depth 0 | tail -n +2 || true
