@@ -26,7 +26,7 @@ kernels=(
     tests/plugins/studio_splat/test_splat_parity.py tests/plugins/studio_nerf/test_ngp_engines.py
 )
 # Under emulation some thirty times slower: forward, backward, binning and loss on small scenes first.
-splat=tests/plugins/studio_splat ngp=tests/plugins/studio_nerf/test_ngp_engines.py
+splat=tests/plugins/studio_splat
 emulated=(
     "$splat/test_kernels_raster.py::test_matches_float64_autograd[random-rgb]"
     $splat/test_kernels_raster.py::test_lists_hold_exactly_the_tiles_reached
@@ -34,9 +34,6 @@ emulated=(
     tests/studio/kernels/test_kernel_vec.py::test_exp2_stays_within_its_bound_over_the_whole_range
     $splat/test_kernels_projection.py::test_records_match_the_reference
     $splat/test_kernels_projection.py::test_gradients_match_autograd
-    $ngp::test_encoding_matches_torch_in_double
-    $ngp::test_training_gradients_match_autograd_in_double
-    tests/studio/kernels/test_kernel_vec.py::test_operations_match_numpy
 )
 
 # Prints why this machine cannot run code for a level of x86-64, or nothing.
