@@ -38,7 +38,8 @@ class PhotoIndex:
     def find(self, named: str) -> Path | None:
         """The one photo that a name can mean; None if there is none or several fit equally well.
 
-        Of the photos of that file name, the one that shares the most folders with the name, counted from the end.
+        Of the photos of that file name, the one that shares the most folders with the name, counted from the end; one
+        that shares none only where all photos lie: in `root` or `folder` themselves.
         """
         wanted = name_parts(named)
         if not wanted or ".." in wanted:
@@ -50,7 +51,11 @@ class PhotoIndex:
             found = [each for each in found if each[1].is_relative_to(self._first)] or found
         shared = [_shared_end(wanted, parts) for parts, _ in found]
         best = [path for count, (_, path) in zip(shared, found, strict=True) if count == max(shared)]
-        return best[0] if len(best) == 1 and is_file(best[0]) else None
+        if len(best) != 1 or not is_file(best[0]):
+            return None
+        # Photos of one name in other folders (train/ and test/, cam0/ and cam1/) are other photos.
+        alone = len(wanted) > 1 and max(shared) == 1 and best[0].parent not in (self.root, self._first)
+        return None if alone else best[0]
 
     def _listed(self) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
         files: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)

@@ -71,6 +71,16 @@ def test_what_fits_equally_well_or_is_taken_is_no_match(tmp_path, write_photo):
     assert find_photos(["near/b.png", "far/b.png"], direct, index) == ({}, [])
 
 
+def test_a_photo_of_another_split_is_not_taken(tmp_path, write_photo):
+    """train/r_1.png is not the absent test/r_1.png."""
+    write_photo(tmp_path / "train/r_1.png")
+    write_photo(tmp_path / "images/cam1/a.png")
+    index = PhotoIndex(tmp_path, tmp_path / "images")
+    assert index.find("test/r_1.png") is None
+    assert index.find("images/cam0/a.png") is None
+    assert index.find("elsewhere/cam1/a.png") == tmp_path / "images/cam1/a.png"
+
+
 def test_name_parts():
     assert name_parts(r"C:\Work\.\A.JPG") == ("work", "a.jpg") == name_parts("/work//a.jpg")
 
