@@ -76,10 +76,12 @@ def main(argv: Sequence[str], started: float) -> int:
         raise StudioError(
             f"--crop: takes 6 numbers, got {len(request.crop)}.", fix="Give two corners: X0 Y0 Z0 X1 Y1 Z1."
         )
-    from studio.export.splat_formats import is_splat_path
+    from studio.export.splat_formats import is_splat_path, splat_format_of
 
     if is_splat_path(request.run):
         return _convert(request)
+    if splat_format_of(request.run) is not None and not request.run.expanduser().exists():
+        raise StudioError(f"{request.run}: there is no such file.", fix="Name a splat file, or the folder of a run.")
     from studio.export.geometry import GEOMETRY_FORMATS
     from studio.export.splat_formats import SPLAT_ENDINGS, SPLAT_FORMATS, HasGaussians
     from studio.training.loaded import open_run
